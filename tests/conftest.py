@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests: where the real volumes lie, and a quiet, deterministic environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real volumes; tests that need it skip with a message where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real volumes not found at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def fm3d_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """FM3D's own folder is a fresh temporary one, so that no test touches the user's."""
+    home = tmp_path / "fm3d_home"
+    monkeypatch.setenv("FM3D_HOME", str(home))
+    return home
