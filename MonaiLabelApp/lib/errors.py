@@ -1,0 +1,53 @@
+"""Refusals that only a server makes, each with its HTTP status, and how an error is told without server paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fm3d_core.errors import FM3DError
+
+
+class NotServed(FM3DError):
+    """A model, strategy, version or address this server does not have."""
+
+    http_status = 404
+
+
+class ForeignPage(FM3DError):
+    """A request that a web page of another origin made a browser send."""
+
+    http_status = 403
+
+
+class UnknownImage(FM3DError):
+    """An image id that is not in the datastore."""
+
+    http_status = 404
+
+    def __init__(self, image_id: object) -> None:
+        name = str(image_id)[:128]
+        super().__init__(f"there is no image '{name}' on the server", remedy="Upload it first, or choose another")
+
+
+class Conflict(FM3DError):
+    """A request that is right but cannot be served in the present state."""
+
+    http_status = 409
+
+
+class Busy(FM3DError):
+    """A training while another one runs."""
+
+    http_status = 429
+
+
+@contextmanager
+def told_as(name: str) -> Iterator[None]:
+    """Let errors of the block name ``name`` instead of a path of the server, which the client has no use for."""
+    try:
+        yield
+    except FM3DError as error:
+        if error.path is None:
+            raise
+        raise type(error)(error.problem, remedy=error.remedy, path=name) from error

@@ -1,0 +1,106 @@
+"""What a client may ask: known keys of known types only. No path, device or file name comes from a client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fm3d_core.errors import SettingsError
+
+# No leading dot: neither hidden files nor "..".
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, str_max_length=256)
+
+    client_id: str | None = None  # sent by every MONAI Label client; not used
+
+
+class InferRequest(_Request):
+    """Parameters of one inference.
+
+    Attributes:
+        version: "active", "untrained", or the number of an adapter version.
+        result_extension: file format of the answer.
+        result_dtype, result_compress: sent by MONAI Label's Slicer plugin; the answer is always uint8.
+    """
+
+    version: str = Field("active", pattern=r"^(active|untrained|[1-9][0-9]{0,8})$")
+    result_extension: Literal[".nii.gz", ".nii", ".nrrd", ".mha"] = ".nii.gz"
+    result_dtype: str | None = None
+    result_compress: bool | None = None
+
+
+class TrainRequest(_Request):
+    """Parameters of one training; what is None is left to fm3d_core.
+
+    Attributes:
+        method, backbone, seconds, steps, seed: as in ``fm3d_core.adaptation.FinetuneSettings``.
+        labels: the structures to learn; None: see ``labels.structures_to_learn``.
+        cases: ids of the labelled images to learn from; None for all.
+        shots: how many of them to use, in the order of their names; None for all.
+        run_id: stamped into the progress, so that a client knows its own run.
+    """
+
+    method: str | None = None
+    backbone: str | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=255)
+    cases: tuple[str, ...] | None = Field(None, min_length=1, max_length=100_000)
+    shots: int | None = Field(None, ge=1)
+    run_id: str | None = Field(None, pattern=f"^{SAFE_NAME.pattern}$")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _first_choice(cls, value: Any) -> Any:
+        """MONAI Label's plugin sends the whole list of choices while the user has not picked one."""
+        return value[0] if isinstance(value, list) and value else value
+
+    def finetune_settings(self) -> dict[str, Any]:
+        """What goes to ``FinetuneSettings``."""
+        return self.model_dump(include={"method", "backbone", "seconds", "steps", "seed"}, exclude_none=True)
+
+
+_AnyRequest = TypeVar("_AnyRequest", bound=_Request)
+
+
+def parse(kind: type[_AnyRequest], data: Mapping[str, Any]) -> _AnyRequest:
+    """Check ``data``.
+
+    Raises:
+        SettingsError: unknown keys or impossible values, each named.
+    """
+    try:
+        return kind.model_validate(dict(data))
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])[:64]}: {_in_words(fault['type'], fault['msg'])}"
+            for fault in error.errors(include_url=False, include_input=False)[:8]
+        )
+        raise SettingsError(
+            f"the request cannot be used ({faults})", remedy=f"Known parameters: {', '.join(kind.model_fields)}"
+        ) from error
+
+
+def check_name(name: object, what: str) -> str:
+    """``name`` if it can safely become part of a file name.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+        raise SettingsError(
+            f"{what} {str(name)[:128]!r} is not allowed",
+            remedy="Use 1 to 128 letters, digits, dots, hyphens or underscores, with no dot in front",
+        )
+    return name
+
+
+def _in_words(kind: str, message: str) -> str:
+    return "unknown parameter" if kind == "extra_forbidden" else message[0].lower() + message[1:]

@@ -1,0 +1,1 @@
+"""The parts of the SlicerFM3D module: server client, session, scene conversion and background work."""

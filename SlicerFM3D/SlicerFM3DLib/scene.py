@@ -1,0 +1,257 @@
+"""Between the MRML scene and files: volumes out and in, segments to label values by name and back. No Qt.
+
+Geometry is never touched: a file is written on the grid of its volume and read on its own. MRML and its storage
+nodes convert between the RAS of the scene and the LPS of the files. Everything here runs on the GUI thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from .errors import SceneError
+from .translation import tr as _
+
+ID_ATTRIBUTE, SERVER_ATTRIBUTE = "FM3D.ImageId", "FM3D.Server"
+LARGEST_DIFFERENCE = 1e-3  # mm between the grids of a volume and of its segmentation
+# Okabe and Ito's colours, which colour-blind readers tell apart (https://jfly.uni-koeln.de/color/).
+COLORS = (
+    (0.90, 0.62, 0.00),
+    (0.34, 0.71, 0.91),
+    (0.00, 0.62, 0.45),
+    (0.94, 0.89, 0.26),
+    (0.00, 0.45, 0.70),
+    (0.84, 0.37, 0.00),
+    (0.80, 0.47, 0.65),
+)
+
+
+def parseNames(text: str) -> list[str]:
+    """Structure names from ``liver, left kidney``.
+
+    :raises SceneError: if there is none, or one twice.
+    """
+    names = [" ".join(name.split()) for name in text.split(",")]
+    names = [name for name in names if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SceneError(_("The structure '{name}' is listed twice.").format(name=twice[0]))
+    if not names:
+        raise SceneError(_("Name at least one structure, for example: liver, left kidney"))
+    return names
+
+
+# -- which volume of the scene is which on the server
+
+
+def imageId(volume: Any, server: str) -> str:
+    """The id under which ``server`` knows the volume, "" if it does not."""
+    known = volume is not None and volume.GetAttribute(SERVER_ATTRIBUTE) == server
+    return (volume.GetAttribute(ID_ATTRIBUTE) or "") if known else ""
+
+
+def rememberImageId(volume: Any, server: str, identifier: str) -> None:
+    """Note, in the scene, under which id ``server`` knows the volume."""
+    volume.SetAttribute(SERVER_ATTRIBUTE, server)
+    volume.SetAttribute(ID_ATTRIBUTE, identifier)
+
+
+def newImageId(name: str, taken: Collection[str]) -> str:
+    """An id a server accepts, made from a node's name, different from all in ``taken``."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:100] or "volume"
+    identifier, number = stem, 2
+    while identifier in taken:
+        identifier, number = f"{stem}-{number}", number + 1
+    return identifier
+
+
+# -- volumes
+
+
+def writeVolume(volume: Any, path: Path) -> Path:
+    """Write a volume as .nrrd; uncompressed, because compressing on the GUI thread would freeze the window.
+
+    :raises SceneError: if it has no voxels or several values per voxel, or the disk is full.
+    """
+    image = volume.GetImageData()
+    if not image or 0 in image.GetDimensions():
+        raise SceneError(_("'{name}' has no voxels.").format(name=volume.GetName()))
+    if image.GetNumberOfScalarComponents() != 1:
+        raise SceneError(_("'{name}' has several values per voxel (colours?).").format(name=volume.GetName()))
+    storage = slicer.vtkMRMLNRRDStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetUseCompression(False)
+    if not storage.WriteData(volume):
+        raise SceneError(_("Cannot write {path}. Is the disk full?").format(path=path))
+    return path
+
+
+def readVolume(path: Path, name: str) -> Any:
+    """Load a volume into the scene and show it.
+
+    :raises SceneError: if it cannot be read.
+    """
+    try:
+        volume = slicer.util.loadVolume(str(path), {"name": name, "singleFile": True, "show": True})
+    except RuntimeError as error:
+        raise SceneError(_("Cannot read the volume {name} that the server sent.").format(name=name)) from error
+    # The file is temporary: without its storage node, Slicer offers to save the volume somewhere else.
+    storage = volume.GetStorageNode()
+    volume.SetAndObserveStorageNodeID(None)
+    slicer.mrmlScene.RemoveNode(storage)
+    return volume
+
+
+# -- segmentations
+
+
+def createSegmentation(volume: Any, names: Sequence[str], nodeName: str) -> Any:
+    """A segmentation on the grid of ``volume`` with an empty segment for each name, ready to be painted."""
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", nodeName)
+    segmentation.CreateDefaultDisplayNodes()
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    for number, name in enumerate(names):
+        segmentation.GetSegmentation().AddEmptySegment("", name, COLORS[number % len(COLORS)])
+    return segmentation
+
+
+def readSegmentation(path: Path, volume: Any, values: Mapping[str, int], nodeName: str) -> Any:
+    """Load a label map as segments named by ``values`` (name -> voxel value); absent structures become empty segments.
+
+    :raises SceneError: if it cannot be read, does not lie on the volume's grid, or has values without a name.
+    """
+    import numpy as np
+
+    with _labelmap() as labelmap:
+        storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+        storage.SetFileName(str(path))
+        storage.SetSingleFile(True)
+        if not storage.ReadData(labelmap):
+            raise SceneError(_("Cannot read the segmentation that the server sent."))
+        difference = gridDifference(labelmap, volume)
+        if difference > LARGEST_DIFFERENCE:
+            message = _("The segmentation does not lie on the grid of '{name}' (off by {difference:.3g} mm).")
+            raise SceneError(message.format(name=volume.GetName(), difference=difference))
+        array = slicer.util.arrayFromVolume(labelmap)
+        unknown = sorted(set(np.unique(array).tolist()) - {0, *values.values()})
+        if unknown:
+            message = _("The segmentation contains the value {value}, which has no name.")
+            raise SceneError(message.format(value=unknown[0]))
+        segmentation = createSegmentation(volume, list(values), nodeName)
+        for name, value in values.items():
+            mask = (array == value).astype(np.uint8)
+            if mask.any():
+                segment = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
+                slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, labelmap)
+    return segmentation
+
+
+def gridDifference(one: Any, other: Any) -> float:
+    """How far apart, in mm, the corners of two volumes' grids are; infinite if their sizes differ."""
+    import numpy as np
+
+    sizes = [node.GetImageData().GetDimensions() for node in (one, other)]
+    if sizes[0] != sizes[1]:
+        return float("inf")
+    first, second = (slicer.util.arrayFromVTKMatrix(_ijkToRAS(node)) for node in (one, other))
+    corners = np.array([[i, j, k, 1] for i in (0, sizes[0][0]) for j in (0, sizes[0][1]) for k in (0, sizes[0][2])])
+    return float(np.abs(corners @ (first - second).T).max())
+
+
+@dataclass(frozen=True)
+class WrittenLabel:
+    """What went into a label file.
+
+    Attributes:
+        path: the file.
+        labelInfo: name and voxel value of each structure, as the server wants it.
+        empty: structures without a voxel.
+        ignored: segments whose name is no structure's.
+        overlap: voxels that lie in two structures; the later one in the list has them.
+    """
+
+    path: Path
+    labelInfo: list[dict[str, Any]]
+    empty: list[str]
+    ignored: list[str]
+    overlap: int
+
+
+def writeLabel(segmentation: Any, volume: Any, names: Sequence[str], path: Path) -> WrittenLabel:
+    """Write segments as a label map on the grid of ``volume``: value 1 for the segment called ``names[0]``, and so on.
+
+    The order of the segments in the scene does not matter, nor do segments with other names.
+
+    :raises SceneError: if no structure has a voxel, or one name is two segments'.
+    """
+    import numpy as np
+
+    segments = _segmentsByName(segmentation)
+    array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+    empty, overlap = [], 0
+    for value, name in enumerate(names, start=1):
+        mask = _mask(segmentation, segments.get(name), volume, array.shape)
+        if not mask.any():
+            empty.append(name)
+        overlap += int(np.count_nonzero(array[mask]))
+        array[mask] = value
+    if len(empty) == len(names):
+        message = _("None of the structures {names} is drawn in '{segmentation}'. Nothing was sent.")
+        raise SceneError(message.format(names=", ".join(names), segmentation=segmentation.GetName()))
+    with _labelmap() as labelmap:
+        matrix = _ijkToRAS(volume)
+        labelmap.SetIJKToRASMatrix(matrix)
+        slicer.util.updateVolumeFromArray(labelmap, array)
+        storage = slicer.vtkMRMLNRRDStorageNode()
+        storage.SetFileName(str(path))
+        if not storage.WriteData(labelmap):
+            raise SceneError(_("Cannot write {path}. Is the disk full?").format(path=path))
+    info = [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]
+    return WrittenLabel(path, info, empty, [name for name in segments if name not in names], overlap)
+
+
+def _segmentsByName(segmentation: Any) -> dict[str, str]:
+    """Segment name -> segment id."""
+    found: dict[str, str] = {}
+    for identifier in segmentation.GetSegmentation().GetSegmentIDs():
+        name = segmentation.GetSegmentation().GetSegment(identifier).GetName()
+        if name in found:
+            raise SceneError(_("Two segments are called '{name}'. Rename or merge them.").format(name=name))
+        found[name] = identifier
+    return found
+
+
+def _mask(segmentation: Any, segment: str | None, volume: Any, shape: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    layer = segment and segmentation.GetBinaryLabelmapInternalRepresentation(segment)
+    if not layer or 0 in layer.GetDimensions():  # never painted; Slicer's export would complain
+        return np.zeros(shape, bool)
+    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume) > 0
+
+
+def _ijkToRAS(volume: Any) -> Any:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+@contextmanager
+def _labelmap() -> Iterator[Any]:
+    """A label map node that is in the scene, out of sight, as long as it is needed."""
+    node = slicer.vtkMRMLLabelMapVolumeNode()
+    node.SetHideFromEditors(True)
+    node = slicer.mrmlScene.AddNode(node)
+    try:
+        yield node
+    finally:
+        slicer.mrmlScene.RemoveNode(node)

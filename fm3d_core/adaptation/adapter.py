@@ -1,0 +1,227 @@
+"""The answer to "what was learned": a small folder of tensors and a card that says where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fm3d_core.errors import AdapterError, FM3DError
+from fm3d_core.files import atomic_folder, sha256_of
+from fm3d_core.models.zoo import BackboneSpec
+from fm3d_core.tasks import SegmentationTask
+
+if TYPE_CHECKING:
+    import torch
+
+    from fm3d_core.models.network import DenseNetwork
+
+FORMAT = 1
+TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
+
+
+@dataclass(frozen=True)
+class UsedCase:
+    """A case the adapter has learned from."""
+
+    name: str
+    image_sha256: str
+    label_sha256: str
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """Everything that makes an adapter usable and its origin checkable.
+
+    Attributes:
+        task: labels and the preprocessing used in training, and so in inference.
+        method: name of the finetuning method.
+        backbone: what rebuilds the backbone.
+        backbone_sha256: its identity; another backbone is refused.
+        window: voxels of the sliding window (the crop of training).
+        cases: what it learned from; empty for an untrained adapter.
+        settings: of the run, with the seed.
+        training: steps, seconds, loss.
+        left_out: cases that could not be used, with the reason.
+        versions: of the libraries that wrote it.
+        created: UTC, ISO 8601.
+        format: of this card.
+    """
+
+    task: SegmentationTask
+    method: str
+    backbone: BackboneSpec
+    backbone_sha256: str
+    window: tuple[int, int, int]
+    cases: tuple[UsedCase, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        return {**asdict(self), "task": self.task.to_dict(), "backbone": self.backbone.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AdapterCard:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            TypeError, KeyError, ValueError, FM3DError: the data is not a card of this format.
+        """
+        if data.get("format") != FORMAT:
+            raise ValueError(f"format {data.get('format')!r} instead of {FORMAT}")
+        x, y, z = data["window"]
+        return cls(
+            **{
+                **data,
+                "task": SegmentationTask.from_dict(data["task"]),
+                "backbone": BackboneSpec(**data["backbone"]),
+                "window": (x, y, z),
+                "cases": tuple(UsedCase(**case) for case in data["cases"]),
+                "left_out": tuple(data["left_out"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A card and the tensors by which the trained network differs from the plain backbone."""
+
+    card: AdapterCard
+    tensors: dict[str, torch.Tensor]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``adapter.safetensors`` and ``adapter.json`` into a new folder, all or nothing.
+
+        Raises:
+            FileExistsError: the folder exists; adapters are never overwritten.
+            StorageError: it cannot be written, for example because the disk is full.
+        """
+        from safetensors.torch import save
+
+        with atomic_folder(folder) as temporary:
+            # bytes written by us, not by the library's mapped file: a full disk is then an OSError, not a crash
+            (temporary / TENSORS_FILE).write_bytes(save(self.tensors))
+            card = {**self.card.to_dict(), "tensors_sha256": sha256_of(temporary / TENSORS_FILE)}
+            (temporary / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Adapter:
+        """Read an adapter and check that its files belong together.
+
+        Raises:
+            AdapterError: files are missing, damaged or of another format.
+        """
+        import safetensors
+        from safetensors.torch import load
+
+        folder = Path(folder)
+        card, expected = _read_card(folder)
+        remedy = "Roll back to another version, or train again"
+        try:
+            content = (folder / TENSORS_FILE).read_bytes()
+            tensors = load(content)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise AdapterError("the adapter's tensors cannot be read", path=folder / TENSORS_FILE, remedy=remedy) from error
+        if sha256_of(folder / TENSORS_FILE) != expected:
+            raise AdapterError("the adapter's tensors were changed", path=folder / TENSORS_FILE, remedy=remedy)
+        return cls(card, tensors)
+
+    def build_network(self) -> DenseNetwork:
+        """The trained network, on the CPU, in evaluation mode.
+
+        Raises:
+            AdapterError: the tensors do not fit, or the backbone is not the one it was trained on.
+            WeightsError: the backbone's weight file is missing.
+        """
+        import torch
+
+        from fm3d_core.adaptation.methods import check_method
+        from fm3d_core.models.network import DenseNetwork
+        from fm3d_core.models.zoo import backbone_sha256, create_backbone
+
+        method = check_method(self.card.method)
+        backbone = create_backbone(self.card.backbone)
+        own = {name for name in self.tensors if name.startswith("backbone.")}
+        complete = own >= {f"backbone.{name}" for name in backbone.state_dict()}  # type: ignore[attr-defined]
+        # an adapter that holds every weight itself does not depend on the backbone's initial ones
+        if not complete and backbone_sha256(backbone) != self.card.backbone_sha256:
+            raise AdapterError(
+                f"the adapter was trained on another backbone ({self.card.backbone_sha256[:12]})",
+                remedy=f"Use the {self.card.backbone.preset} with the weights it was trained on, or train again",
+            )
+        network = DenseNetwork(backbone, self.card.task.build_head(backbone, linear=method.linear_head))
+        method.apply(network)
+        wanted = trained_tensors(network)
+        if {name: tensor.shape for name, tensor in wanted.items()} != {
+            name: tensor.shape for name, tensor in self.tensors.items()
+        }:
+            raise AdapterError("the adapter's tensors do not fit its backbone and method", remedy="Train again")
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(self.tensors[name])
+        network.requires_grad_(False)
+        network.eval()
+        return network
+
+
+def trained_tensors(network: DenseNetwork) -> dict[str, torch.Tensor]:
+    """The tensors an adapter keeps: all that train, and buffers of modules in which something trains."""
+    kept: dict[str, torch.Tensor] = {
+        name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad
+    }
+    for prefix, module in network.named_modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            for name, buffer in module.named_buffers(recurse=False):
+                kept[f"{prefix}.{name}" if prefix else name] = buffer
+    if all(parameter.requires_grad for parameter in network.parameters()):
+        kept |= {name: tensor for name, tensor in network.state_dict().items() if name not in kept}
+    return kept
+
+
+def _read_card(folder: Path) -> tuple[AdapterCard, str]:
+    remedy = "Roll back to another version, or train again"
+    try:
+        data = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(
+            "not an adapter folder", path=folder, remedy=f"Give a folder that holds {CARD_FILE} and {TENSORS_FILE}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise AdapterError("the adapter's card cannot be read", path=folder / CARD_FILE, remedy=remedy) from error
+    try:
+        expected = data.pop("tensors_sha256")
+        return AdapterCard.from_dict(data), str(expected)
+    except (AttributeError, KeyError, TypeError, ValueError, FM3DError) as error:
+        raise AdapterError(f"the adapter's card is not valid ({error})", path=folder / CARD_FILE, remedy=remedy) from error
+
+
+def read_card(folder: str | Path) -> AdapterCard:
+    """The card of an adapter folder, without its tensors.
+
+    Raises:
+        AdapterError: missing, damaged or of another format.
+    """
+    return _read_card(Path(folder))[0]
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes: fm3d, torch, monai, peft."""
+    from importlib.metadata import version
+
+    from fm3d_core import __version__
+
+    return {"fm3d": __version__, **{name: version(name) for name in ("torch", "monai", "peft", "numpy")}}

@@ -1,0 +1,115 @@
+"""Crops cut out of a volume with a random affine and a smooth deformation in one resampling, and random intensities.
+
+No flips: left and right are different structures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from fm3d_core.models.backbone import Size
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random changes, each drawn uniformly; the defaults suit a handful of labelled volumes.
+
+    Attributes:
+        rotation: largest angle about each axis, radians.
+        scale: largest relative change of size along each axis.
+        shift: largest displacement of the crop's centre, as a fraction of its size.
+        deformation: largest displacement of a control point, as a fraction of the crop's size.
+        noise: largest standard deviation of Gaussian noise, in units of the scaled image.
+        brightness: largest additive change; contrast, gamma: largest relative change (logarithmic).
+        probability: of each change of the intensities and of the deformation.
+    """
+
+    rotation: float = 0.25
+    scale: float = 0.15
+    shift: float = 0.08
+    deformation: float = 0.04
+    noise: float = 0.12
+    brightness: float = 0.15
+    contrast: float = 0.3
+    gamma: float = 0.4
+    probability: float = 0.35
+
+
+def sampling_grid(
+    volume: Size, crop: Size, centre: torch.Tensor, augmentation: Augmentation | None, generator: torch.Generator
+) -> torch.Tensor:
+    """Where each voxel of a crop lies in the volume, in grid_sample's coordinates: (1, *crop, 3), last axis Z, Y, X.
+
+    Args:
+        volume, crop: sizes in voxels.
+        centre: (3,) voxel position of the crop's centre in the volume.
+        augmentation: None cuts the crop straight.
+    """
+    axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in crop]
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (X, Y, Z, 3), voxels from the centre
+    sizes = torch.tensor(crop, dtype=torch.float32)
+    if augmentation is not None:
+        offsets = offsets @ _random_affine(augmentation, generator).T
+        centre = centre + _uniform(3, generator) * augmentation.shift * sizes
+        if torch.rand(1, generator=generator) < augmentation.probability:
+            control = _uniform(3 * 4**3, generator).reshape(1, 3, 4, 4, 4)
+            smooth = F.interpolate(control, size=crop, mode="trilinear", align_corners=True)[0].movedim(0, -1)
+            offsets = offsets + smooth * augmentation.deformation * sizes
+    positions = offsets + centre
+    normalised = (2 * positions + 1) / torch.tensor(volume, dtype=torch.float32) - 1  # align_corners False
+    return normalised.flip(-1).unsqueeze(0)
+
+
+def sample_crop(
+    image: torch.Tensor, label: torch.Tensor, grid: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut a crop: image (C, X, Y, Z) trilinear, label (1, X, Y, Z) nearest; outside the volume -1 and 0.
+
+    Returns:
+        image (C, *crop) float32 and label (1, *crop) float32 whole numbers.
+    """
+    # zeros padding of the image shifted by one is a padding with -1, the background of the scaled image
+    cut = F.grid_sample(image[None] + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
+    truth = F.grid_sample(label[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return cut[0], truth[0]
+
+
+def change_intensities(image: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Random noise, brightness, contrast and gamma of one crop (C, X, Y, Z) in [-1, 1]."""
+
+    def chosen() -> bool:
+        return bool(torch.rand(1, generator=generator) < augmentation.probability)
+
+    if chosen():
+        exponent = float(torch.exp(_uniform(1, generator) * augmentation.gamma))
+        image = ((image.clamp(-1, 1) + 1) / 2).pow(exponent) * 2 - 1
+    if chosen():
+        mean = image.mean()
+        image = (image - mean) * float(torch.exp(_uniform(1, generator) * augmentation.contrast)) + mean
+    if chosen():
+        image = image + float(_uniform(1, generator)) * augmentation.brightness
+    if chosen():
+        strength = float(torch.rand(1, generator=generator)) * augmentation.noise
+        image = image + torch.randn(image.shape, generator=generator) * strength
+    return image
+
+
+def _uniform(count: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(count, generator=generator) * 2 - 1
+
+
+def _random_affine(augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Rotations about the three axes after a scaling: (3, 3)."""
+    angles = _uniform(3, generator) * augmentation.rotation
+    cosine, sine = torch.cos(angles), torch.sin(angles)
+    matrix = torch.diag(1 + _uniform(3, generator) * augmentation.scale)
+    for axis in range(3):
+        i, j = [other for other in range(3) if other != axis]
+        rotation = torch.eye(3)
+        rotation[i, i] = rotation[j, j] = cosine[axis]
+        rotation[i, j], rotation[j, i] = -sine[axis], sine[axis]
+        matrix = rotation @ matrix
+    return matrix

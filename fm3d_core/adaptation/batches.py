@@ -1,0 +1,196 @@
+"""Where training steps get their batches: augmented crops of the volumes, or features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, sample_crop, sampling_grid
+from fm3d_core.adaptation.cases import TrainingCase
+from fm3d_core.devices import autocast
+from fm3d_core.errors import Stopped
+from fm3d_core.models.backbone import Backbone, Size
+from fm3d_core.models.network import DenseNetwork, pad_to_multiple
+from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
+
+CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
+FEATURE_BYTES = 2 * 1024**3  # cached features of all windows together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: scores are ``network_part(*inputs)``, the truth is ``target`` (B, 1, X, Y, Z)."""
+
+    inputs: tuple[object, ...]
+    target: torch.Tensor
+    names: tuple[str, ...]
+
+
+class BatchSource(Protocol):
+    """Draws batches for ever, and computes the scores of one."""
+
+    def draw(self) -> Batch: ...
+
+    def scores(self, batch: Batch) -> torch.Tensor: ...
+
+
+def plan_crop(cases: Sequence[TrainingCase], multiple: Size) -> Size:
+    """The crop's size: the median case if it is small, else cut along the longest axes to ``CROP_VOXELS``.
+
+    Each edge is a multiple of ``multiple``.
+    """
+    sizes = torch.tensor([case.image.shape[-3:] for case in cases], dtype=torch.float32).quantile(0.5, dim=0)
+    steps = torch.tensor(multiple)
+    edges = (sizes / steps).ceil().long().clamp(min=1) * steps
+    while edges.prod() > CROP_VOXELS and (edges > steps).any():
+        longest = int(torch.where(edges > steps, edges, 0).argmax())
+        edges[longest] -= steps[longest]
+    x, y, z = edges.tolist()
+    return x, y, z
+
+
+class CropSource:
+    """Augmented crops, two in three centred on a labelled voxel (each structure equally often).
+
+    Args:
+        network: computes the scores.
+        cases: the prepared volumes.
+        crop: size of a crop in voxels.
+        batch_size: crops per batch.
+        generator: of everything random here.
+        device: where the network is.
+        augmentation: None for straight crops.
+    """
+
+    FOREGROUND = 2 / 3
+
+    def __init__(
+        self,
+        network: DenseNetwork,
+        cases: Sequence[TrainingCase],
+        crop: Size,
+        batch_size: int,
+        generator: torch.Generator,
+        device: torch.device,
+        augmentation: Augmentation | None,
+    ) -> None:
+        self.network, self.cases, self.crop, self.batch_size = network, cases, crop, batch_size
+        self.generator, self.device, self.augmentation = generator, device, augmentation
+        self._foreground = [_positions_by_class(case.label) for case in cases]
+
+    def draw(self) -> Batch:
+        """Images (B, C, *crop), target (B, 1, *crop)."""
+        images, labels, names = [], [], []
+        for _ in range(self.batch_size):
+            index = self._random(len(self.cases))
+            case = self.cases[index]
+            x, y, z = case.image.shape[-3:]
+            grid = sampling_grid((x, y, z), self.crop, self._centre(index), self.augmentation, self.generator)
+            image, label = sample_crop(case.image, case.label, grid)
+            if self.augmentation is not None:
+                image = change_intensities(image, self.augmentation, self.generator)
+            images.append(image)
+            labels.append(label)
+            names.append(case.name)
+        image = torch.stack(images).to(self.device)
+        return Batch((image,), torch.stack(labels).to(self.device), tuple(names))
+
+    def scores(self, batch: Batch) -> torch.Tensor:
+        """Scores (B, classes, *crop)."""
+        return self.network(*batch.inputs)  # type: ignore[no-any-return]
+
+    def _centre(self, index: int) -> torch.Tensor:
+        """Voxel position of the next crop's centre in the case; a volume no larger than the crop is centred."""
+        size = torch.tensor(self.cases[index].image.shape[-3:], dtype=torch.float32)
+        middle = (size - 1) / 2
+        half = torch.tensor(self.crop) / 2
+        positions = self._foreground[index]
+        if positions and float(torch.rand(1, generator=self.generator)) < self.FOREGROUND:
+            chosen = positions[self._random(len(positions))]
+            point = chosen[self._random(len(chosen))].float()
+        else:
+            point = torch.rand(3, generator=self.generator) * (size - 1)
+        low, high = half - 0.5, size - half - 0.5
+        return torch.where(high > low, torch.minimum(torch.maximum(point, low), high), middle)
+
+    def _random(self, below: int) -> int:
+        return int(torch.randint(below, (1,), generator=self.generator))
+
+
+class FeatureSource:
+    """Feature maps of a frozen backbone, computed once for fixed windows; a step runs the head alone.
+
+    Windows with labels come first; they are cached as half precision until ``FEATURE_BYTES`` are used.
+
+    Raises:
+        Stopped: ``should_stop`` said so while features were computed.
+    """
+
+    def __init__(
+        self,
+        network: DenseNetwork,
+        cases: Sequence[TrainingCase],
+        window: Size,
+        generator: torch.Generator,
+        device: torch.device,
+        *,
+        progress: ProgressCallback,
+        should_stop: ShouldStop,
+    ) -> None:
+        self.head, self.generator, self.device = network.head, generator, device
+        self._items: list[Batch] = []
+        windows = [item for case in cases for item in _windows(case, window)]
+        windows.sort(key=lambda item: -int((item[2] > 0).sum()))
+        clock, used = StageClock("computing features", len(windows), progress), 0
+        for done, (name, image, label) in enumerate(windows):
+            if should_stop():
+                raise Stopped("Training")
+            clock.report(done)
+            padded = pad_to_multiple(image[None].to(device), network.backbone.size_multiple)
+            maps = _half_features(network.backbone, padded, device)
+            target = torch.zeros((1, 1, *padded.shape[-3:]))
+            target[0, :, : label.shape[1], : label.shape[2], : label.shape[3]] = label
+            self._items.append(Batch((maps, padded[:, :1].half()), target, (name,)))
+            used += sum(features.nbytes for features in maps)
+            if used > FEATURE_BYTES:
+                break
+        clock.report(len(windows))
+
+    def draw(self) -> Batch:
+        """One window: its maps, its (padded) image for the size, its target."""
+        return self._items[int(torch.randint(len(self._items), (1,), generator=self.generator))]
+
+    def scores(self, batch: Batch) -> torch.Tensor:
+        """Scores (1, classes, *window)."""
+        maps, image = batch.inputs
+        assert isinstance(maps, list)
+        return self.head([features.float() for features in maps], image)  # type: ignore[no-any-return]
+
+
+def _half_features(backbone: Backbone, image: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+    with torch.inference_mode(), autocast(device):
+        maps = backbone.features(image)
+    return [features.half().clone() for features in maps]
+
+
+def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:
+    """Voxel positions (n, 3) of each structure present in a label (1, X, Y, Z)."""
+    return [torch.nonzero(label[0] == value) for value in label.unique().tolist() if value > 0]
+
+
+def _windows(case: TrainingCase, window: Size) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """The case cut into windows side by side, the last of each axis moved inwards."""
+    starts = []
+    for size, edge in zip(case.image.shape[-3:], window, strict=True):
+        count = max(-(-size // edge), 1)
+        starts.append(sorted({min(i * edge, max(size - edge, 0)) for i in range(count)}))
+    cuts = [
+        (slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
+        for x in starts[0]
+        for y in starts[1]
+        for z in starts[2]
+    ]
+    return [(case.name, case.image[(slice(None), *cut)], case.label[(slice(None), *cut)]) for cut in cuts]

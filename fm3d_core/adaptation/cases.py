@@ -1,0 +1,173 @@
+"""Labelled cases for training: read, checked against their images, prepared, and kept as tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fm3d_core.errors import CaseError, FM3DError, LabelError, Stopped
+from fm3d_core.files import sha256_of
+from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
+from fm3d_core.volumes import Preprocessing, Volume, check_label, read_label, read_volume
+
+if TYPE_CHECKING:
+    import torch
+
+    from fm3d_core.tasks import SegmentationTask
+
+logger = logging.getLogger(__name__)
+PLANNED_VOXELS = 8_000_000  # a median case is not resampled to more voxels than this (a 200^3 volume)
+
+
+@dataclass(frozen=True)
+class LabeledCase:
+    """An image file and its label file.
+
+    Attributes:
+        name: how the case is called in messages and in the adapter.
+        image, label: the files; a DICOM series is a folder.
+        values: structure name -> voxel value in this label file; None: the task's order, 1 to N.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    values: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A labelled case in memory: image and label on one RAS grid, label values in the task's order."""
+
+    name: str
+    image: Volume
+    label: Volume
+    image_sha256: str
+    label_sha256: str
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A prepared case: image (1, X, Y, Z) float32 in [-1, 1] and label (1, X, Y, Z) uint8 in the task's order."""
+
+    name: str
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+def load_cases(
+    cases: Sequence[LabeledCase],
+    task: SegmentationTask,
+    *,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+) -> tuple[list[LoadedCase], list[FM3DError]]:
+    """Read and check the cases; a bad one is left out and its reason returned.
+
+    Raises:
+        CaseError: no case is left, or a structure is in none of them.
+        FM3DError: the only case is bad: its own reason.
+        Stopped: ``should_stop`` said so.
+    """
+    if not cases:
+        raise CaseError("no labelled case to learn from", remedy="Label at least one volume and submit it")
+    loaded: list[LoadedCase] = []
+    refused: list[FM3DError] = []
+    clock = StageClock("reading volumes", len(cases), progress)
+    for done, case in enumerate(cases):
+        if should_stop():
+            raise Stopped("Training")
+        clock.report(done)
+        try:
+            loaded.append(_load(case, task))
+        except FM3DError as error:
+            logger.warning("Case %s is left out: %s", case.name, error)
+            refused.append(error)
+    clock.report(len(cases))
+    if not loaded:
+        if len(refused) == 1:
+            raise refused[0]
+        raise CaseError(f"none of the {len(cases)} labelled cases can be used", remedy=f"The first: {refused[0]}")
+    present = set().union(*(set(np.unique(case.label.array).tolist()) for case in loaded))
+    missing = [name for name, value in task.values.items() if value not in present]
+    if missing:
+        raise CaseError(
+            f"no case contains {', '.join(missing)}", remedy="Label it in at least one volume or leave the structure out"
+        )
+    return loaded, refused
+
+
+def _load(case: LabeledCase, task: SegmentationTask) -> LoadedCase:
+    values = dict(case.values) if case.values is not None else task.values
+    image = read_volume(case.image)
+    if float(image.array.min()) == float(image.array.max()):
+        raise CaseError("the image is constant", path=case.image, remedy="Export the image again or leave it out")
+    label = read_label(case.label, names={value: name for name, value in values.items()})
+    check_label(label, image)
+    mapped = np.zeros_like(label.array, dtype=np.uint8)
+    for name, value in values.items():
+        if name in task.values:
+            mapped[label.array == value] = task.values[name]
+    if not mapped.any():
+        raise LabelError(
+            f"none of {', '.join(task.labels)} is labelled", path=case.label, remedy="Draw it or leave the case out"
+        )
+    label = Volume(array=mapped, affine=label.affine, source=label.source)
+    return LoadedCase(case.name, image, label, _hash(case.image), _hash(case.label))
+
+
+def _hash(path: Path) -> str:
+    """sha256 of a file; of a folder, over the hashes of its files in order of name."""
+    import hashlib
+
+    if path.is_dir():
+        parts = "".join(sha256_of(file) for file in sorted(path.iterdir()) if file.is_file())
+        return hashlib.sha256(parts.encode()).hexdigest()
+    return sha256_of(path)
+
+
+def plan_preprocessing(cases: Sequence[LoadedCase]) -> Preprocessing:
+    """The preprocessing for cases without one: their median spacing, coarser if the volumes are very large.
+
+    The median spacing is nnU-Net's rule (Isensee et al. 2021).
+    """
+    spacing = np.median([case.image.spacing for case in cases], axis=0)
+    extent = np.median([np.array(case.image.array.shape) * case.image.spacing for case in cases], axis=0)
+    voxels = float(np.prod(extent / spacing))
+    # coarsen the finest axes first: thick slices stay as they are
+    while voxels > PLANNED_VOXELS:
+        finest = spacing <= spacing.min() * 1.01
+        spacing[finest] *= 1.1
+        voxels = float(np.prod(extent / spacing))
+    x, y, z = (round(float(value), 4) for value in spacing)
+    return Preprocessing(spacing=(x, y, z))
+
+
+def prepare_cases(
+    cases: Sequence[LoadedCase],
+    preprocessing: Preprocessing,
+    *,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+) -> list[TrainingCase]:
+    """Resample, scale and crop the cases to tensors.
+
+    Raises:
+        Stopped: ``should_stop`` said so.
+    """
+    prepared: list[TrainingCase] = []
+    clock = StageClock("preparing volumes", len(cases), progress)
+    for done, case in enumerate(cases):
+        if should_stop():
+            raise Stopped("Training")
+        clock.report(done)
+        volume = preprocessing.prepare(case.image)
+        label = preprocessing.prepare_label(case.label, volume)
+        prepared.append(TrainingCase(case.name, volume.image, label))
+    clock.report(len(cases))
+    return prepared

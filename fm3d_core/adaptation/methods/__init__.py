@@ -1,0 +1,25 @@
+"""Finetuning methods by name: each says what trains and with which learning rate."""
+
+from __future__ import annotations
+
+from fm3d_core.adaptation.methods.base import Method
+from fm3d_core.adaptation.methods.full import Full
+from fm3d_core.adaptation.methods.linear_probe import LinearProbe
+from fm3d_core.adaptation.methods.lora import LoRA
+from fm3d_core.errors import SettingsError
+
+METHODS: dict[str, Method] = {method.name: method for method in (Full(), LoRA(), LinearProbe())}
+
+
+def check_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in METHODS:
+        raise SettingsError(f"unknown method '{name}'", remedy=f"Choose one of: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Full", "LinearProbe", "LoRA", "Method", "check_method"]

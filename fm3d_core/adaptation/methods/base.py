@@ -1,0 +1,30 @@
+"""What a finetuning method is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fm3d_core.models.network import DenseNetwork
+
+
+class Method(Protocol):
+    """Decides which parameters of a network train.
+
+    Attributes:
+        name: the method's name in settings and adapters.
+        about: one line for users.
+        learning_rate: of AdamW, unless the user says otherwise.
+        linear_head: whether the head is linear even for token backbones.
+        frozen_backbone: whether the backbone stays untouched, so that its features are computed once.
+    """
+
+    name: str
+    about: str
+    learning_rate: float
+    linear_head: bool
+    frozen_backbone: bool
+
+    def apply(self, network: DenseNetwork) -> None:
+        """Inject what the method adds and set ``requires_grad`` of every parameter, in place."""
+        ...

@@ -1,0 +1,49 @@
+"""LoRA (Hu et al. 2021) through peft: low-rank updates of named layers, and the head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fm3d_core.models.network import DenseNetwork
+
+
+class LoRA:
+    """Low-rank updates go into the layers the backbone names, and nowhere else; the head trains fully.
+
+    Args:
+        rank: of each update.
+        alpha: the update is scaled by ``alpha / rank``.
+    """
+
+    name = "lora"
+    about = "low-rank updates of the backbone and a new head; small file, for pretrained weights"
+    learning_rate = 2e-3
+    linear_head = False
+    frozen_backbone = False
+
+    def __init__(self, rank: int = 8, alpha: int = 16) -> None:
+        self.rank, self.alpha = rank, alpha
+
+    def apply(self, network: DenseNetwork) -> None:
+        """Inject the low-rank layers into the backbone.
+
+        Raises:
+            RuntimeError: peft adapted other layers than the backbone named.
+        """
+        from fm3d_core.torchvision_guard import ensure_torchvision_importable
+
+        ensure_torchvision_importable()
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+
+        targets = network.backbone.lora_targets()
+        network.requires_grad_(False)
+        network.head.requires_grad_(True)
+        # peft matches a list by name ending; a regular expression of full names leaves no room for accidents
+        pattern = "|".join(name.replace(".", r"\.") for name in targets)
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=f"({pattern})", bias="none")
+        inject_adapter_in_model(config, network.backbone)
+        adapted = [name for name, module in network.backbone.named_modules() if isinstance(module, LoraLayer)]
+        if sorted(adapted) != sorted(targets):
+            raise RuntimeError(f"LoRA went into {sorted(set(adapted) ^ set(targets))} contrary to the backbone's list")

@@ -1,0 +1,59 @@
+"""The choices of one finetuning run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fm3d_core.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How an adapter is trained.
+
+    Attributes:
+        method: what trains: full, lora or linear_probe.
+        backbone: preset name of the backbone.
+        weights: weight file of the backbone; without one its weights are random (from the seed).
+        seconds: time budget of the training itself, without reading the volumes.
+        steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
+        learning_rate: of AdamW; None takes the method's own.
+        batch_size: crops per step.
+        seed: of weights, crops and augmentation.
+        device: auto, cpu or cuda.
+
+    Raises:
+        SettingsError: an impossible value or unknown name.
+    """
+
+    method: str = "full"
+    backbone: str = "residual_unet_small"
+    weights: Path | None = None
+    seconds: float = 90.0
+    steps: int | None = None
+    learning_rate: float | None = None
+    batch_size: int = 2
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        from fm3d_core.adaptation.methods import check_method
+        from fm3d_core.models.zoo import check_preset
+
+        check_method(self.method)
+        check_preset(self.backbone)
+        self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
+        self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
+        self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")
+        self._require(1 <= self.batch_size <= 64, "batch_size", "between 1 and 64")
+        self._require(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
+
+    def _require(self, condition: bool, name: str, remedy: str) -> None:
+        if not condition:
+            raise SettingsError(f"{name} is {getattr(self, name)}", remedy=f"Choose a value {remedy}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON (the weight file by name only)."""
+        return {**asdict(self), "weights": self.weights.name if self.weights else None}

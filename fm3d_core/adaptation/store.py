@@ -1,0 +1,142 @@
+"""The versions of what was learned: numbered adapter folders that never change, one of them active."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm3d_core.adaptation.adapter import Adapter, AdapterCard, read_card
+from fm3d_core.errors import AdapterError
+from fm3d_core.files import atomic_file
+
+_VERSION = re.compile(r"v(\d{4,})")
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """One version: its number, folder and card, and whether it is the active one."""
+
+    version: int
+    path: Path
+    card: AdapterCard
+    active: bool
+
+
+class AdapterStore:
+    """Adapters of one task line in a folder: ``v0001``, ``v0002``, ... and ``active.json``.
+
+    Args:
+        root: the folder; made at the first save.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def save(self, adapter: Adapter) -> StoredAdapter:
+        """Write a new version and make it the active one.
+
+        Raises:
+            StorageError: the folder cannot be written; nothing is left behind and the active version stays.
+        """
+        while True:
+            version = max(self._numbers(), default=0) + 1
+            try:
+                adapter.save(self._folder(version))
+                break
+            except FileExistsError:
+                continue  # another process took the number
+        return self.activate(version)
+
+    def versions(self) -> list[StoredAdapter]:
+        """All readable versions, oldest first."""
+        active = self._history()[-1:]
+        found = []
+        for version in self._numbers():
+            try:
+                card = read_card(self._folder(version))
+            except AdapterError:
+                continue  # load() of this version says what is wrong
+            found.append(StoredAdapter(version, self._folder(version), card, [version] == active))
+        return found
+
+    def active(self) -> StoredAdapter | None:
+        """The active version, None before the first training."""
+        return next((stored for stored in self.versions() if stored.active), None)
+
+    def load(self, version: int | None = None) -> Adapter:
+        """Read a version, by default the active one.
+
+        Raises:
+            AdapterError: there is no such version, or it is damaged.
+        """
+        if version is None:
+            history = self._history()
+            if not history:
+                raise AdapterError("nothing was learned yet", path=self.root, remedy="Label a volume and train first")
+            version = history[-1]
+        self._check(version)
+        return Adapter.load(self._folder(version))
+
+    def activate(self, version: int) -> StoredAdapter:
+        """Make a version the active one.
+
+        Raises:
+            AdapterError: there is no such version, or its card is damaged.
+            StorageError: the folder cannot be written.
+        """
+        self._check(version)
+        card = read_card(self._folder(version))
+        self._write_history([*self._history(), version])
+        return StoredAdapter(version, self._folder(version), card, active=True)
+
+    def roll_back(self) -> StoredAdapter:
+        """Make the version active that was active before the present one.
+
+        Raises:
+            AdapterError: there was none.
+        """
+        history = self._history()
+        earlier = [version for version in history if version != history[-1]] if history else []
+        if not earlier:
+            raise AdapterError("there is no earlier version to roll back to", path=self.root, remedy="Train again")
+        while history[-1] != earlier[-1]:
+            history.pop()
+        card = read_card(self._folder(history[-1]))
+        self._write_history(history)
+        return StoredAdapter(history[-1], self._folder(history[-1]), card, active=True)
+
+    def _folder(self, version: int) -> Path:
+        return self.root / f"v{version:04d}"
+
+    def _numbers(self) -> list[int]:
+        if not self.root.is_dir():
+            return []
+        matches = (_VERSION.fullmatch(path.name) for path in self.root.iterdir() if path.is_dir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def _check(self, version: int) -> None:
+        numbers = self._numbers()
+        if version not in numbers:
+            known = ", ".join(map(str, numbers)) or "none"
+            raise AdapterError(f"there is no version {version}", path=self.root, remedy=f"Versions here: {known}")
+
+    def _history(self) -> list[int]:
+        """Versions in the order in which they became active; the last one is active now."""
+        path = self.root / "active.json"
+        if not path.is_file():
+            return []
+        try:
+            history = json.loads(path.read_text(encoding="utf-8"))["history"]
+            return [version for version in history if version in set(self._numbers())]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdapterError(
+                "the record of the active version is damaged",
+                path=path,
+                remedy="Delete this file and activate a version by number",
+            ) from error
+
+    def _write_history(self, history: list[int]) -> None:
+        with atomic_file(self.root / "active.json") as temporary:
+            temporary.write_text(json.dumps({"active": history[-1], "history": history}), encoding="utf-8")

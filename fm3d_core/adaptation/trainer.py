@@ -1,0 +1,102 @@
+"""The one training loop of every finetuning task and method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.devices import autocast
+from fm3d_core.errors import CaseError, Stopped
+from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+WARMUP = 0.03  # share of the budget over which the learning rate rises
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps if given, else seconds."""
+
+    seconds: float
+    steps: int | None = None
+
+    def fraction(self, step: int, elapsed: float) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        spent = step / self.steps if self.steps is not None else elapsed / self.seconds
+        return min(spent, 1.0)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a run came to: optimiser steps, wall seconds, the loss averaged over the last steps."""
+
+    steps: int
+    seconds: float
+    loss: float
+
+
+def optimise(
+    source: BatchSource,
+    parameters: Iterable[torch.nn.Parameter],
+    loss_function: LossFunction,
+    budget: Budget,
+    *,
+    learning_rate: float,
+    device: torch.device,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+    weight_decay: float = 1e-4,
+    gradient_clip: float = 12.0,
+) -> TrainingRecord:
+    """Train ``parameters`` in place with AdamW, a short warm-up and polynomial decay (power 0.9, as nnU-Net).
+
+    Args:
+        source: draws batches and computes their scores.
+        loss_function: of scores (B, classes, X, Y, Z) and target (B, 1, X, Y, Z).
+        budget: when to end.
+        gradient_clip: largest norm of the gradient (nnU-Net: 12).
+
+    Raises:
+        CaseError: the loss became infinite or not a number; names the cases of that batch.
+        Stopped: ``should_stop`` said so.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    clock = StageClock("training", budget.steps or 0, progress)
+    smoothed, step, last_report = math.nan, 0, -math.inf
+    while (spent := budget.fraction(step, clock.elapsed)) < 1:
+        if should_stop():
+            raise Stopped("Training")
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * _schedule(spent)
+        batch = source.draw()
+        with autocast(device):
+            scores = source.scores(batch)
+        loss = loss_function(scores.float(), batch.target.to(device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise CaseError(
+                f"training diverged (loss {value}) on {', '.join(batch.names)}",
+                remedy="Check these volumes, or use a smaller learning rate",
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, gradient_clip)
+        optimiser.step()
+        step += 1
+        smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
+        if clock.elapsed - last_report > REPORT_SECONDS:
+            last_report = clock.elapsed
+            clock.report(step, loss=smoothed, fraction=budget.fraction(step, clock.elapsed))
+    clock.report(step, loss=smoothed, fraction=1.0)
+    return TrainingRecord(step, clock.elapsed, smoothed)
+
+
+def _schedule(spent: float) -> float:
+    """Factor of the learning rate when a share ``spent`` of the budget is used."""
+    return min(0.05 + spent / WARMUP, 1.0) * float((1 - spent) ** 0.9)

@@ -1,0 +1,283 @@
+"""A MONAI Label server with FM3D's app in a process of its own: start, wait until it answers, stop in order."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from fm3d_core.errors import ServerError
+from fm3d_core.files import atomic_file, storage_error
+from fm3d_core.progress import ProgressCallback, StageClock, ignore_progress
+
+LOOPBACK = "127.0.0.1"
+
+
+class ServerProcess:
+    """A running server, as a context manager.
+
+    Args:
+        studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does.
+        workspace: the server's own folder: app copy, adapters, sessions and log. Nothing is written elsewhere.
+        labels: names of the structures; empty: those of the active adapter or of the submitted labels.
+        host: a loopback address.
+        port: 0 chooses a free one.
+        adapters: folder of the adapter store; default ``workspace/adapters``.
+        start_seconds: how long to wait for the first answer.
+        progress: told once in a while that the server is starting.
+
+    Attributes:
+        address: ``http://HOST:PORT``, valid once started.
+        log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
+        start_took: seconds from start to the first answer.
+    """
+
+    def __init__(
+        self,
+        studies: str | Path,
+        workspace: str | Path,
+        *,
+        labels: Sequence[str] = (),
+        host: str = LOOPBACK,
+        port: int = 0,
+        adapters: str | Path | None = None,
+        start_seconds: float = 180.0,
+        progress: ProgressCallback = ignore_progress,
+    ) -> None:
+        self.studies, self.workspace = Path(studies).resolve(), Path(workspace).resolve()
+        self.labels, self.host, self.port = tuple(labels), host, port
+        self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
+        self.log = self.workspace / "server.log"
+        self.start_took = 0.0
+        self._start_seconds, self._progress = start_seconds, progress
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where clients find the server."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while not started."""
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> ServerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until it answers.
+
+        Raises:
+            ServerError: MONAI Label is not installed, the port is taken, the process ended early or never answered.
+            StorageError: the workspace or the studies folder cannot be written.
+        """
+        if importlib.util.find_spec("monailabel") is None:
+            raise ServerError("MONAI Label is not installed", remedy='Run: pip install "fm3d[server]"')
+        self.port = _usable_port(self.host, self.port)
+        self._write_workspace()
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            # In a session of its own, so that Ctrl-C reaches only the parent, which then stops the server in order.
+            self._process = subprocess.Popen(
+                self._command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.workspace,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        try:
+            self._wait_for_answer()
+        except BaseException:
+            self.stop()
+            raise
+        self.start_took = time.monotonic() - started
+
+    def wait(self) -> None:
+        """Block until the process ends by itself.
+
+        Raises:
+            ServerError: it ended, with the last telling line of its log.
+        """
+        if self._process is not None and self._process.wait() != 0:
+            raise self._ended()
+
+    def stop(self, patience: float = 10.0) -> None:
+        """End the process and its children (a training): ask, wait ``patience`` seconds, then kill. Idempotent."""
+        import psutil
+
+        if self._process is None:
+            return
+        tree: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._process.pid)
+            tree = [*server.children(recursive=True), server]
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(tree, timeout=patience)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._process = None
+
+    def _command(self) -> list[str]:
+        configuration = {"labels": ",".join(self.labels), "adapters": str(self.adapters)}
+        arguments = {
+            "--app": self.workspace / "app",
+            "--studies": self.studies,
+            "--host": self.host,
+            "--port": self.port,
+            "--log_config": self.workspace / "logging.json",
+        }
+        command = [sys.executable, "-m", "monailabel.main", "start_server"]
+        command += [str(part) for pair in arguments.items() for part in pair]
+        return command + [part for pair in configuration.items() if pair[1] for part in ("--conf", *pair)]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",  # each scoring would start a 700 MB process
+            "MONAI_LABEL_TRACKING_ENABLED": "false",  # MLflow 3.17 refuses the file store MONAI gives it
+            "MONAI_LABEL_SESSION_PATH": str(self.workspace / "sessions"),
+            "MLFLOW_ENABLE_TELEMETRY": "false",
+            "DO_NOT_TRACK": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _write_workspace(self) -> None:
+        """A copy of the app's main.py, because MONAI Label writes model, lib, logs and bin beside it."""
+        package = importlib.util.find_spec("MonaiLabelApp")
+        if package is None or package.origin is None:
+            raise ServerError("the package MonaiLabelApp is missing", remedy='Reinstall: pip install "fm3d[server]"')
+        app = self.workspace / "app"
+        try:
+            for folder in (app / "logs", self.studies, self.adapters):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        with atomic_file(app / "main.py") as temporary:
+            shutil.copyfile(Path(package.origin).with_name("main.py"), temporary)
+        with atomic_file(self.workspace / "logging.json") as temporary:
+            temporary.write_text(json.dumps(_logging(app / "logs" / "app.log"), indent=2))
+
+    def _wait_for_answer(self) -> None:
+        assert self._process is not None
+        clock = StageClock("starting the server", 0, self._progress)
+        while clock.elapsed < self._start_seconds:
+            clock.report(0)
+            if self._process.poll() is not None:
+                raise self._ended()
+            if _answers(f"{self.address}/info/"):
+                return
+            time.sleep(0.2)
+        raise ServerError(
+            f"did not answer within {self._start_seconds:.0f} s", path=self.address, remedy=f"See {self.log}"
+        )
+
+    def _ended(self) -> ServerError:
+        return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
+
+
+@contextlib.contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C, so that the server it started is stopped too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _usable_port(host: str, port: int) -> int:
+    """``port`` if it is free, or a free one for 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no obstacle
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is taken by another program" if port else f"cannot be used ({error.strerror})"
+            raise ServerError(
+                f"port {port} on {host} {reason}", remedy="Choose another with --port, or 0 for a free one"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    """Whether ``url`` gives 200; never through a proxy, because the address is this machine."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=10) as answer:
+            return int(answer.status) == 200
+    except urllib.error.HTTPError:
+        return False
+    except OSError:  # refused, reset, timed out: not yet
+        return False
+
+
+def _telling_line(log: Path) -> str:
+    """The last exception of a log in words, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-200:] if line.strip()]
+    lines = [re.sub(r"^(\[[^]]*\] ){4}\([^)]*\) - ", "", line) for line in lines]
+    for line in reversed(lines):
+        found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Z]\w*(?:Error|Exception)): (.+)", line)
+        if found:
+            return found[2] if found[1].endswith("Error") and "fm3d_core" in line else f"{found[1]}: {found[2]}"
+    telling = [line for line in lines if "startup failed" not in line]
+    return telling[-1] if telling else "it wrote nothing"
+
+
+def _logging(file: Path) -> Mapping[str, Any]:
+    """Python logging as data: all to a file that is turned over, warnings and worse also to the process's output."""
+    handlers = ["console", "file"]
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s) - %(message)s"}
+        },
+        "handlers": {
+            "console": {"class": "logging.StreamHandler", "formatter": "line", "level": "WARNING"},
+            "file": {
+                "class": "logging.handlers.RotatingFileHandler",
+                "formatter": "line",
+                "filename": str(file),
+                "maxBytes": 10_485_760,
+                "backupCount": 5,
+                "encoding": "utf-8",
+            },
+        },
+        "root": {"level": "INFO", "handlers": handlers},
+        "loggers": {
+            "uvicorn.access": {"level": "WARNING", "propagate": True},
+            "filelock": {"level": "WARNING", "propagate": True},
+        },
+    }

@@ -1,0 +1,1 @@
+"""Networks: backbones, decoders and heads as plain modules, and the zoo that names them."""

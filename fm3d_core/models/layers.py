@@ -1,0 +1,111 @@
+"""Small layers of the 3D vision transformer: attention, feed-forward, layer scale, stochastic depth.
+
+Dosovitskiy et al. 2021 (ViT), Touvron et al. 2021 (LayerScale), Oquab et al. 2023 (DINOv2), Shazeer 2020 (SwiGLU).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, N, C) with one fused projection, rows [Q; K; V], head-major."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        batch, count, width = tokens.shape
+        query, key, value = self._split(tokens)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, H, N, C/H)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+
+    def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The attention weights (B, H, N, N), rows sum to one."""
+        query, key, _ = self._split(tokens)
+        return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        batch, count, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]  # three of (B, H, N, C/H)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward: Linear(SiLU(a) * b); the hidden width is 2/3 of ``hidden``, rounded up to 8 as in DINOv2."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        gate, value = self.w12(tokens).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)  # type: ignore[no-any-return]
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel by a learned factor, ``initial`` at the start."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training drops the whole branch of a sample with ``probability``, scaling the others."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.probability == 0:
+            return branch
+        keep = 1 - self.probability
+        mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) < keep
+        return branch * mask.to(branch.dtype) / keep
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability}"
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention and feed-forward, each with LayerScale and stochastic depth."""
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, layer_scale: float, drop_path: float, feed_forward: str
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.ls1 = LayerScale(width, layer_scale)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = SwiGLU(width, hidden) if feed_forward == "swiglu" else FeedForward(width, hidden)
+        self.ls2 = LayerScale(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens))))
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))  # type: ignore[no-any-return]

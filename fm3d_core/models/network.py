@@ -1,0 +1,38 @@
+"""A backbone and a head as one module that takes any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class DenseNetwork(nn.Module):
+    """Scores for every voxel: pads the image to the backbone's multiple, runs backbone and head, cuts the padding.
+
+    Args:
+        backbone: a :class:`fm3d_core.models.backbone.Backbone`.
+        head: takes (maps, padded image) and returns scores at the padded image's size.
+    """
+
+    def __init__(self, backbone: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Scores (B, classes, X, Y, Z) of ``image`` (B, C, X, Y, Z)."""
+        padded = pad_to_multiple(image, self.backbone.size_multiple)
+        scores = self.head(self.backbone.features(padded), padded)
+        x, y, z = image.shape[-3:]
+        return scores[..., :x, :y, :z]  # type: ignore[no-any-return]
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: tuple[int, int, int]) -> torch.Tensor:
+    """Append voxels of -1, the background of the scaled image, until each size is a multiple of ``multiple``."""
+    missing = [-size % step for size, step in zip(image.shape[-3:], multiple, strict=True)]
+    if not any(missing):
+        return image
+    return F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0]), value=-1.0)

@@ -1,0 +1,128 @@
+"""Segmentation with exclusive structures: its labels, head, loss and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fm3d_core.errors import SettingsError
+from fm3d_core.volumes import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fm3d_core.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class SegmentationTask:
+    """Which structures to segment and how a volume is prepared for it.
+
+    Attributes:
+        labels: names of the structures; structure i has voxel value i + 1, background is 0.
+        preprocessing: None until training plans it from the cases; an adapter always has one.
+        channels: image channels.
+
+    Raises:
+        SettingsError: no label, a label twice, an empty name, or more than 255 labels.
+    """
+
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+    channels: int = 1
+    kind: ClassVar[str] = "segmentation"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(str(name).strip() for name in self.labels))
+        remedy = "Give each structure a name of its own, for example: anterior,posterior"
+        if not self.labels or not all(self.labels):
+            raise SettingsError("a segmentation task needs at least one named structure", remedy=remedy)
+        if len(set(self.labels)) != len(self.labels):
+            raise SettingsError(f"a structure is named twice: {', '.join(self.labels)}", remedy=remedy)
+        if len(self.labels) > 255:
+            raise SettingsError("more than 255 structures do not fit a label map", remedy="Split the task")
+
+    @property
+    def classes(self) -> int:
+        """Scores per voxel: background and one per structure."""
+        return len(self.labels) + 1
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Structure name -> voxel value."""
+        return {name: index for index, name in enumerate(self.labels, start=1)}
+
+    def build_head(self, backbone: Backbone, *, linear: bool = False) -> nn.Module:
+        """The head for a backbone: linear over its maps, or UNETR's decoder for token maps unless ``linear``."""
+        from fm3d_core.models.decoders import UNETRHead
+        from fm3d_core.models.heads import LinearHead
+
+        if backbone.kind == "tokens" and not linear:
+            return UNETRHead(
+                backbone.feature_channels[0], self.classes, backbone.feature_strides[0], backbone.input_channels
+            )
+        return LinearHead(backbone.feature_channels, self.classes)
+
+    def loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z).
+
+        The Dice sums run over the whole batch, which is steadier than per crop when a structure is missing in one.
+        """
+        from monai.losses import DiceCELoss
+
+        return DiceCELoss(to_onehot_y=True, softmax=True, batch=True)  # type: ignore[no-any-return]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON and YAML."""
+        return {
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "channels": self.channels,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SegmentationTask:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            SettingsError: another kind of task, a missing or an unknown key.
+        """
+        unknown = set(data) - {"kind", "labels", "channels", "preprocessing"}
+        if unknown or "labels" not in data or data.get("kind", cls.kind) != cls.kind:
+            raise SettingsError(
+                f"not a segmentation task (keys: {', '.join(sorted(data))})",
+                remedy="It needs kind: segmentation and labels, and may have channels and preprocessing",
+            )
+        preprocessing = data.get("preprocessing")
+        return cls(
+            labels=tuple(data["labels"]),
+            preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
+            channels=int(data.get("channels", 1)),
+        )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> SegmentationTask:
+        """Read a task from a YAML file.
+
+        Raises:
+            SettingsError: no such file, not YAML, or not a segmentation task.
+        """
+        import yaml
+
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError("not a readable task file", path=path, remedy="Give a YAML file") from error
+        if not isinstance(data, dict):
+            raise SettingsError("not a task", path=path, remedy="Write labels: [name, name, ...]")
+        return cls.from_dict(data)
+
+    def to_yaml(self) -> str:
+        """The task as YAML text."""
+        import yaml
+
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))

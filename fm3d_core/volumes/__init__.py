@@ -1,0 +1,32 @@
+"""Volumes: reading, checking, orienting, resampling, normalising and writing 3D images. Knows nothing of models."""
+
+from fm3d_core.volumes.cases import Case, find_cases
+from fm3d_core.volumes.header import Header
+from fm3d_core.volumes.labels import check_label
+from fm3d_core.volumes.names import case_name
+from fm3d_core.volumes.preprocessing import PreparedVolume, Preprocessing, refuse_constant
+from fm3d_core.volumes.reading import inspect_header, read_label, read_volume
+from fm3d_core.volumes.synthetic import SYNTHETIC_LABELS, draw_case, write_synthetic_cases
+from fm3d_core.volumes.volume import SourceGrid, Volume
+from fm3d_core.volumes.writing import write_label, write_nifti
+
+__all__ = [
+    "SYNTHETIC_LABELS",
+    "Case",
+    "Header",
+    "PreparedVolume",
+    "Preprocessing",
+    "SourceGrid",
+    "Volume",
+    "case_name",
+    "check_label",
+    "draw_case",
+    "find_cases",
+    "inspect_header",
+    "read_label",
+    "read_volume",
+    "refuse_constant",
+    "write_label",
+    "write_nifti",
+    "write_synthetic_cases",
+]

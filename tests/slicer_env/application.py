@@ -1,0 +1,101 @@
+"""What Slicer's application object and its start-up provide: the scene, the module logics, ``slicer.app``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import types
+from typing import Any
+
+import slicer
+from PySide6 import QtCore, QtWidgets
+
+from . import pythonqt
+from .io_manager import IOManager
+
+LOGICS = {
+    "volumes": "vtkSlicerVolumesLogic",
+    "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "markups": "vtkSlicerMarkupsLogic",
+}
+
+
+class ModuleManager(QtCore.QObject):
+    """Announces that a module goes; nothing is ever unloaded here."""
+
+    moduleAboutToBeUnloaded = QtCore.Signal(str)
+    connect, disconnect = pythonqt.connect, pythonqt.disconnect
+
+
+class Application(QtCore.QObject):
+    """The part of qSlicerApplication that scripted modules and ``slicer.util`` ask for."""
+
+    startupCompleted = QtCore.Signal()
+    connect, disconnect = pythonqt.connect, pythonqt.disconnect
+    applicationName = "Slicer"
+
+    def __init__(self, scene: Any, logic: Any, logics: list[Any]) -> None:
+        super().__init__()
+        self._scene, self._logic, self._modules = scene, logic, ModuleManager()
+        self._logics = logics  # MRML's pointers to them do not keep them alive: without this list, a segfault
+        self._io = IOManager(scene)
+        self.temporaryPath = tempfile.mkdtemp(prefix="slicer_env_")
+
+    def testingEnabled(self) -> bool:
+        return True
+
+    def translate(self, context: str, text: str) -> str:
+        return text
+
+    def applicationLogic(self) -> Any:
+        return self._logic
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def moduleManager(self) -> ModuleManager:
+        return self._modules
+
+    def coreIOManager(self) -> IOManager:
+        return self._io
+
+    def layoutManager(self) -> None:
+        return None
+
+    def settings(self) -> QtCore.QSettings:
+        return QtCore.QSettings()
+
+    userSettings = settings
+
+    def processEvents(self) -> None:
+        QtWidgets.QApplication.processEvents()
+
+    def setOverrideCursor(self, cursor: Any) -> None:
+        QtWidgets.QApplication.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self) -> None:
+        QtWidgets.QApplication.restoreOverrideCursor()
+
+
+def install() -> None:
+    """Give ``slicer`` its scene, its modules' logics and its application."""
+    scene = slicer.vtkMRMLScene()
+    applicationLogic = slicer.vtkSlicerApplicationLogic()
+    applicationLogic.SetMRMLScene(scene)
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)
+    colors.SetMRMLApplicationLogic(applicationLogic)
+    colors.AddDefaultColorNodes()
+    applicationLogic.SetModuleLogic("Colors", colors)
+    logics = [colors]
+    modules = types.ModuleType("slicer.modules")
+    for name, className in LOGICS.items():
+        logic = getattr(slicer, className)()
+        logic.SetMRMLApplicationLogic(applicationLogic)
+        logic.SetMRMLScene(scene)
+        applicationLogic.SetModuleLogic(name.capitalize(), logic)
+        setattr(modules, name, types.SimpleNamespace(logic=lambda logic=logic: logic))
+        logics.append(logic)
+    sys.modules["slicer.modules"] = modules
+    slicer.modules, slicer.mrmlScene = modules, scene
+    slicer.app = Application(scene, applicationLogic, logics)

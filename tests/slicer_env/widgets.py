@@ -1,0 +1,153 @@
+"""Small stand-ins for the CTK and qMRML widgets that our .ui names; their plain Qt parts are real."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import slicer
+from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6.QtCore import Property, Signal
+
+TITLE_HEIGHT = 24
+
+
+class ctkCollapsibleButton(QtWidgets.QWidget):
+    """A titled section that hides its contents at a click on the title."""
+
+    contentsCollapsed = Signal(bool)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text, self._collapsed = "", False
+        self.setContentsMargins(0, TITLE_HEIGHT, 0, 0)
+
+    def _getText(self) -> str:
+        return self._text
+
+    def _setText(self, text: str) -> None:
+        self._text = text
+        self.update()
+
+    def _getCollapsed(self) -> bool:
+        return self._collapsed
+
+    def _setCollapsed(self, collapsed: bool) -> None:
+        self._collapsed = collapsed
+        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
+            child.setVisible(not collapsed)
+        self.contentsCollapsed.emit(collapsed)
+
+    text = Property(str, _getText, _setText)
+    collapsed = Property(bool, _getCollapsed, _setCollapsed)
+
+    def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
+        if event.position().y() < TITLE_HEIGHT:
+            self._setCollapsed(not self._collapsed)
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        painter = QtGui.QPainter(self)
+        title = QtCore.QRect(0, 0, self.width, TITLE_HEIGHT - 2)
+        painter.fillRect(title, self.palette.button())
+        font = painter.font()
+        font.setBold(True)
+        painter.setFont(font)
+        arrow = "▸" if self._collapsed else "▾"
+        painter.drawText(title.adjusted(6, 0, 0, 0), QtCore.Qt.AlignVCenter, f"{arrow} {self._text}")
+        painter.end()
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    """A widget that hands its scene on to its children."""
+
+    mrmlSceneChanged = Signal(object)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._scene: Any = None
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._scene = scene
+        for child in self.findChildren(QtWidgets.QWidget):
+            if hasattr(child, "setMRMLScene"):
+                child.setMRMLScene(scene)
+        self.mrmlSceneChanged.emit(scene)
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+
+class qMRMLNodeComboBox(QtWidgets.QComboBox):
+    """Lists the scene's nodes of the given classes; it really observes the scene."""
+
+    currentNodeChanged = Signal(object)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._scene: Any = None
+        self._types: list[str] = []
+        self._ids: list[str | None] = [None]
+        self._tags: list[int] = []
+        self.currentIndexChanged.connect(lambda index: self.currentNodeChanged.emit(self.currentNode()))
+
+    def _getTypes(self) -> list[str]:
+        return self._types
+
+    def _setTypes(self, types: list[str]) -> None:
+        self._types = list(types)
+        self._refresh()
+
+    def _ignore(self, value: bool) -> None:
+        """Adding, renaming and removing nodes is qMRML's business."""
+
+    def _getFalse(self) -> bool:
+        return False
+
+    nodeTypes = Property("QStringList", _getTypes, _setTypes)
+    addEnabled = Property(bool, _getFalse, _ignore)
+    removeEnabled = Property(bool, _getFalse, _ignore)
+    renameEnabled = Property(bool, _getFalse, _ignore)
+    noneEnabled = Property(bool, _getFalse, _ignore)
+
+    def setMRMLScene(self, scene: Any) -> None:
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._scene, self._tags = scene, []
+        if scene:
+            events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent)
+            self._tags = [scene.AddObserver(event, self._refresh) for event in events]
+        self._refresh()
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def _refresh(self, caller: Any = None, event: str = "") -> None:
+        before = self.currentNode()
+        nodes = [n for t in self._types for n in slicer.util.getNodesByClass(t, self._scene)] if self._scene else []
+        nodes = [n for n in nodes if not n.GetHideFromEditors()]
+        self.blockSignals(True)
+        self.clear()
+        self._ids = [None, *(node.GetID() for node in nodes)]
+        self.addItems(["None", *(node.GetName() for node in nodes)])
+        kept = before.GetID() if before and before.GetID() in self._ids else None
+        self.setCurrentIndex(self._ids.index(kept))
+        self.blockSignals(False)
+        if before and not kept:
+            self.currentNodeChanged.emit(None)
+
+    def currentNode(self) -> Any:
+        index = self.property("currentIndex")
+        return self._scene.GetNodeByID(self._ids[index]) if self._scene and 0 < index < len(self._ids) else None
+
+    def setCurrentNode(self, node: Any) -> None:
+        self.setCurrentIndex(self._ids.index(node.GetID()) if node else 0)
+
+
+STAND_INS = [ctkCollapsibleButton, qMRMLWidget, qMRMLNodeComboBox]
+
+
+def install(ctk: types.ModuleType) -> list[type]:
+    """Put the stand-ins where Slicer has the real ones; a list of them for the .ui loader is returned."""
+    for cls in STAND_INS:
+        setattr(ctk if cls.__name__.startswith("ctk") else slicer, cls.__name__, cls)
+    return STAND_INS
