@@ -50,14 +50,15 @@ class ProgressFile:
         self._write("failed", self._last, stage="failed", eta=None, error=reason)
 
     def _write(self, state: str, event: Progress, **more: Any) -> None:
+        total = event.total or _expected_steps(event)
         content = {
             **self._run,
             "state": state,
             "stage": event.stage,
             "step": event.step,
-            "total": event.total,
+            "total": total,
             "epoch": event.step,  # the name under which MONAI Label's own clients draw the bar
-            "total_epochs": event.total,
+            "total_epochs": total,
             "elapsed": event.elapsed,
             "eta": event.eta,
             "loss": event.loss,
@@ -82,6 +83,13 @@ def read_progress(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StorageError("the progress cannot be read", path=path, remedy="Delete this file") from error
     return dict(content)
+
+
+def _expected_steps(event: Progress) -> int:
+    """How many steps a stage with a time budget will take at its present speed, so that a client's bar moves."""
+    if event.eta is None or not 0 < event.elapsed + event.eta < math.inf or event.elapsed <= 0:
+        return 0
+    return max(event.step, round(event.step * (event.elapsed + event.eta) / event.elapsed))
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What can go wrong in the module and between it and its server, said in one or two sentences for the person at the panel."""
+"""What can go wrong in the module and between it and its server, said for the person at the panel."""
 
 from __future__ import annotations
 

@@ -71,6 +71,16 @@ def newImageId(name: str, taken: Collection[str]) -> str:
     return identifier
 
 
+def present(node: Any) -> Any:
+    """The node, if it is still in the scene.
+
+    :raises SceneError: if the user has removed it while the server was at work.
+    """
+    if not slicer.mrmlScene.IsNodePresent(node):
+        raise SceneError(_("'{name}' is no longer in the scene.").format(name=node.GetName()))
+    return node
+
+
 # -- volumes
 
 
@@ -117,9 +127,35 @@ def createSegmentation(volume: Any, names: Sequence[str], nodeName: str) -> Any:
     segmentation.CreateDefaultDisplayNodes()
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    for number, name in enumerate(names):
-        segmentation.GetSegmentation().AddEmptySegment("", name, COLORS[number % len(COLORS)])
+    addMissingSegments(segmentation, names)
     return segmentation
+
+
+def addMissingSegments(segmentation: Any, names: Sequence[str]) -> None:
+    """An empty segment for each name that has none; the n-th name always has the n-th colour."""
+    present = _segmentsByName(segmentation)
+    for number, name in enumerate(names):
+        if name not in present:
+            segmentation.GetSegmentation().AddEmptySegment("", name, COLORS[number % len(COLORS)])
+
+
+def volumeOf(segmentation: Any) -> Any:
+    """The volume a segmentation was made for, None if it does not tell."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return segmentation.GetNodeReference(role) if segmentation else None
+
+
+def segmentationOf(volume: Any) -> Any:
+    """The newest segmentation made for a volume, None if there is none."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if volume else []
+    return next((node for node in reversed(nodes) if volumeOf(node) is volume), None)
+
+
+def hideOthers(segmentation: Any, volume: Any) -> None:
+    """Show only this one of a volume's segmentations."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if volumeOf(node) is volume:
+            node.SetDisplayVisibility(node is segmentation)
 
 
 def readSegmentation(path: Path, volume: Any, values: Mapping[str, int], nodeName: str) -> Any:
@@ -189,10 +225,14 @@ def writeLabel(segmentation: Any, volume: Any, names: Sequence[str], path: Path)
 
     The order of the segments in the scene does not matter, nor do segments with other names.
 
-    :raises SceneError: if no structure has a voxel, or one name is two segments'.
+    :raises SceneError: if no structure has a voxel, one name is two segments', or they belong to another volume.
     """
     import numpy as np
 
+    owner = volumeOf(segmentation)
+    if owner and owner is not volume:
+        message = _("'{segmentation}' was made for '{owner}'. Choose that volume, or another segmentation.")
+        raise SceneError(message.format(segmentation=segmentation.GetName(), owner=owner.GetName()))
     segments = _segmentsByName(segmentation)
     array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
     empty, overlap = [], 0
@@ -206,8 +246,7 @@ def writeLabel(segmentation: Any, volume: Any, names: Sequence[str], path: Path)
         message = _("None of the structures {names} is drawn in '{segmentation}'. Nothing was sent.")
         raise SceneError(message.format(names=", ".join(names), segmentation=segmentation.GetName()))
     with _labelmap() as labelmap:
-        matrix = _ijkToRAS(volume)
-        labelmap.SetIJKToRASMatrix(matrix)
+        labelmap.SetIJKToRASMatrix(_ijkToRAS(volume))
         slicer.util.updateVolumeFromArray(labelmap, array)
         storage = slicer.vtkMRMLNRRDStorageNode()
         storage.SetFileName(str(path))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fm3d_core.cli.console import progress_bar
 from fm3d_core.cli.server_client import LoopClient
 from fm3d_core.cli.server_process import ServerProcess, terminate_as_interrupt
 from fm3d_core.errors import CaseError, SettingsError
 from fm3d_core.files import atomic_file
-from fm3d_core.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ SYNTHETIC_SHAPE = (48, 48, 40)
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo shows.
+    """Teach a real server a few labelled volumes and segment others: the whole loop, nothing to download.
 
     Attributes:
         data: a folder with images, labels and labels.json ({"1": "name"}); without it, synthetic volumes are drawn.
@@ -61,6 +61,10 @@ class DemoSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}", remedy="Choose a number from 1 to 1000")
         FinetuneSettings(method=self.method, seconds=self.seconds, seed=self.seed)
 
+    def run(self) -> None:
+        """Show it."""
+        run_demo(self)
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -80,8 +84,10 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     from rich.console import Console
 
     console = Console()
-    out = _prepared_folder(settings.out)
-    cases, names = _cases(settings, out)
+    out = _usable_folder(settings.out)
+    given = _given_cases(settings.data, settings) if settings.data is not None else None
+    _clear(out)
+    cases, names = given or _drawn_cases(out, settings)
     labelled, tests = cases[: settings.shots], cases[settings.shots :]
     kind = "synthetic volumes" if settings.data is None else f"volumes of {settings.data}"
     console.print(f"{len(labelled)} labelled and {len(tests)} test cases ({kind}): {', '.join(names.values())}")
@@ -93,7 +99,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
         client = LoopClient(server.address, out / "segmentations")
         _upload(client, labelled, tests, names)
         before = _score(client, tests, names, "untrained", console)
-        with _progress_bar(console) as show:
+        with progress_bar(console) as show:
             trained = client.train(
                 {"seconds": settings.seconds, "method": settings.method, "seed": settings.seed}, progress=show
             )
@@ -101,72 +107,47 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     return _report(out, names, before, after, trained, console)
 
 
-def _prepared_folder(out: Path) -> Path:
-    """``out`` without an earlier demo's content; anything else in it stays and is refused."""
+def _usable_folder(out: Path) -> Path:
+    """The folder in full, if it is empty, absent or of an earlier demo."""
     out = out.resolve()
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MARKER).is_file():
-            raise SettingsError(
-                "is not empty and not of an earlier demo", path=out, remedy="Choose another folder with --out"
-            )
-        for part in ("server", "segmentations", "synthetic"):
-            shutil.rmtree(out / part, ignore_errors=True)
-    with atomic_file(out / MARKER) as temporary:
-        temporary.write_text("{}\n", encoding="utf-8")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / MARKER).is_file():
+        raise SettingsError(
+            "is not empty and not of an earlier demo", path=out, remedy="Choose another folder with --out"
+        )
     return out
 
 
-def _cases(settings: DemoSettings, out: Path) -> tuple[list[Case], dict[int, str]]:
-    """The cases to use, labelled ones first, and the name of each voxel value."""
-    from fm3d_core.volumes import SYNTHETIC_LABELS, find_cases, write_synthetic_cases
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo has left."""
+    for part in ("server", "segmentations", "synthetic"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    with atomic_file(out / MARKER) as temporary:
+        temporary.write_text("{}\n", encoding="utf-8")
 
-    wanted = settings.shots + settings.test_cases
-    if settings.data is None:
-        cases = write_synthetic_cases(out / "synthetic", wanted, settings.seed, shape=SYNTHETIC_SHAPE)
-        return cases, dict(enumerate(SYNTHETIC_LABELS, start=1))
-    cases = find_cases(settings.data, labelled=True)
+
+def _drawn_cases(out: Path, settings: DemoSettings) -> tuple[list[Case], dict[int, str]]:
+    """Synthetic cases, and the name of each voxel value."""
+    from fm3d_core.volumes import SYNTHETIC_LABELS, write_synthetic_cases
+
+    count = settings.shots + settings.test_cases
+    cases = write_synthetic_cases(out / "synthetic", count, settings.seed, shape=SYNTHETIC_SHAPE)
+    return cases, dict(enumerate(SYNTHETIC_LABELS, start=1))
+
+
+def _given_cases(data: Path, settings: DemoSettings) -> tuple[list[Case], dict[int, str]]:
+    """The user's cases, those to label first, and the name of each voxel value."""
+    from fm3d_core.volumes import find_cases, read_label_names
+
+    cases = find_cases(data, labelled=True)[: settings.shots + settings.test_cases]
     if len(cases) <= settings.shots:
         raise CaseError(
             f"holds {len(cases)} labelled cases, but {settings.shots} to label and at least one to test are needed",
-            path=settings.data,
+            path=data,
             remedy="Add cases or choose fewer with --shots",
         )
-    if series := [case.name for case in cases[:wanted] if case.image.is_dir()]:
-        raise CaseError(f"{series[0]} is a DICOM folder", path=settings.data, remedy="Convert it to NIfTI first")
-    return cases[:wanted], label_names(settings.data, cases[:wanted])
-
-
-def label_names(folder: Path, cases: list[Case]) -> dict[int, str]:
-    """Voxel value -> name, from ``labels.json`` ({"1": "name"}) or a ``dataset.json`` as nnU-Net and MSD write it.
-
-    Without either file, each value that occurs in the labels is called "structure VALUE".
-
-    Raises:
-        SettingsError: such a file is there but cannot be understood.
-    """
-    for file, key in ((folder / "labels.json", None), (folder / "dataset.json", "labels")):
-        if not file.is_file():
-            continue
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            pairs = dict(content if key is None else content[key]).items()
-            named = [(one, two) if str(one).isdigit() else (two, one) for one, two in pairs]
-            return {int(value): str(name) for value, name in sorted(named, key=lambda pair: int(pair[0])) if int(value)}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError("names no labels", path=file, remedy='Write {"1": "name", ...}') from error
-    return _values_as_names(cases)
-
-
-def _values_as_names(cases: list[Case]) -> dict[int, str]:
-    import numpy as np
-
-    from fm3d_core.volumes import read_label
-
-    values: set[int] = set()
-    for case in cases:
-        assert case.label is not None  # find_cases(labelled=True)
-        values |= set(np.unique(read_label(case.label).array).tolist())
-    return {value: f"structure {value}" for value in sorted(values - {0})}
+    if series := [case.name for case in cases if case.image.is_dir()]:
+        raise CaseError(f"{series[0]} is a DICOM folder", path=data, remedy="Convert it to NIfTI first")
+    return cases, read_label_names(data, cases)
 
 
 def _upload(client: LoopClient, labelled: list[Case], tests: list[Case], names: dict[int, str]) -> None:
@@ -217,31 +198,6 @@ def _stopped_at_the_end(server: ServerProcess, console: Console) -> Iterator[Non
     finally:
         with console.status("Stopping the server"):
             server.stop()
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """A bar that follows a training's stages, with its loss and the time left."""
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None, figures="")
-
-        def show(event: Progress) -> None:
-            left = "" if event.eta is None else f"{event.eta:.0f} s left"
-            loss = "" if event.loss is None else f"loss {event.loss:.3f}"
-            done = min(event.elapsed / (event.elapsed + event.eta), 1.0) if event.eta is not None else None
-            bar.update(
-                task,
-                description=event.stage,
-                total=1.0 if done is not None and event.elapsed + (event.eta or 0) > 0 else None,
-                completed=done or 0.0,
-                figures="  ".join(part for part in (left, loss) if part),
-            )
-
-        yield show
 
 
 def _report(

@@ -6,14 +6,14 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fm3d_core.cli.server_process import LOOPBACK, ServerProcess, terminate_as_interrupt
+from fm3d_core.cli.server_process import LOOPBACK, ServerProcess, check_label_names, terminate_as_interrupt
 from fm3d_core.errors import SettingsError
 from fm3d_core.files import home_folder
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What the server serves, and where.
+    """Serve a folder of images to Slicer: segment, label, train.
 
     Attributes:
         studies: the folder of images; uploads and labels are kept in it.
@@ -44,6 +44,10 @@ class ServeSettings:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port is {self.port}", remedy="Choose one between 1024 and 65535, or 0 for a free one")
         check_label_names(self.labels)
+
+    def run(self) -> None:
+        """Serve."""
+        run_serve(self)
 
 
 def run_serve(settings: ServeSettings) -> None:
@@ -82,15 +86,3 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def check_label_names(labels: tuple[str, ...]) -> None:
-    """Refuse names that cannot be handed to the server.
-
-    Raises:
-        SettingsError: a comma, an empty name, or a name twice.
-    """
-    if any("," in name or not name.strip() for name in labels) or len(set(labels)) < len(labels):
-        raise SettingsError(
-            f"labels are {', '.join(map(repr, labels))}", remedy="Give each structure a name of its own, without commas"
-        )

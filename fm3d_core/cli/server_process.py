@@ -12,15 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-from fm3d_core.errors import ServerError
+from fm3d_core.errors import ServerError, SettingsError
 from fm3d_core.files import atomic_file, storage_error
 from fm3d_core.progress import ProgressCallback, StageClock, ignore_progress
 
@@ -44,6 +45,9 @@ class ServerProcess:
         address: ``http://HOST:PORT``, valid once started.
         log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
         start_took: seconds from start to the first answer.
+
+    Raises:
+        SettingsError: a structure's name cannot be handed to the server.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class ServerProcess:
         start_seconds: float = 180.0,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
+        check_label_names(labels)
         self.studies, self.workspace = Path(studies).resolve(), Path(workspace).resolve()
         self.labels, self.host, self.port = tuple(labels), host, port
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
@@ -80,9 +85,7 @@ class ServerProcess:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -159,6 +162,7 @@ class ServerProcess:
 
     def _environment(self) -> dict[str, str]:
         return {
+            "OMP_WAIT_POLICY": "PASSIVE",  # server and training share the processor; threads that wait must not spin
             **os.environ,
             "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",  # each scoring would start a 700 MB process
             "MONAI_LABEL_TRACKING_ENABLED": "false",  # MLflow 3.17 refuses the file store MONAI gives it
@@ -202,6 +206,18 @@ class ServerProcess:
         return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
 
 
+def check_label_names(labels: Sequence[str]) -> None:
+    """Refuse names that cannot be handed to the server, which takes them as one option separated by commas.
+
+    Raises:
+        SettingsError: a comma, a leading hyphen, an empty name, or a name twice.
+    """
+    if any("," in name or not name.strip(" -") or name[0] == "-" for name in labels) or len(set(labels)) < len(labels):
+        raise SettingsError(
+            f"labels are {', '.join(map(repr, labels))}", remedy="Give each structure a name of its own, without commas"
+        )
+
+
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C, so that the server it started is stopped too."""
@@ -209,6 +225,9 @@ def terminate_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+        yield
+        return
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -276,8 +295,5 @@ def _logging(file: Path) -> Mapping[str, Any]:
             },
         },
         "root": {"level": "INFO", "handlers": handlers},
-        "loggers": {
-            "uvicorn.access": {"level": "WARNING", "propagate": True},
-            "filelock": {"level": "WARNING", "propagate": True},
-        },
+        "loggers": {name: {"level": "WARNING", "propagate": True} for name in ("uvicorn.access", "filelock")},
     }

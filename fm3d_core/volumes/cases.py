@@ -48,7 +48,9 @@ def find_cases(folder: str | Path, *, labelled: bool | None = None) -> list[Case
     labels = _files(label_folder, folder, series=False) if label_folder else {}
     if not images:
         raise CaseError(
-            "holds no images", path=folder, remedy="Put images into its sub-folder images, and their labels into labels"
+            "holds no images",
+            path=folder,
+            remedy="Put images into a sub-folder images, labels into labels (links leading outside are not followed)",
         )
     if labelled:
         _require_pairs(folder, images, labels)
@@ -70,9 +72,11 @@ def _files(folder: Path, root: Path, *, series: bool) -> dict[str, Path]:
             continue
         name = case_name(path)
         # Compared without case: on Windows and macOS "A.nii" and "a.nii" are one file.
-        if clash := taken.setdefault(name.casefold(), path).name if name.casefold() in taken else None:
+        if (other := taken.get(name.casefold())) is not None:
             raise CaseError(
-                f"{clash} and {path.name} have the same case name", path=folder, remedy="Rename or remove one of them"
+                f"{other.name} and {path.name} have the same case name",
+                path=folder,
+                remedy="Rename or remove one of them",
             )
         taken[name.casefold()] = found[name] = path
     return found
@@ -85,9 +89,14 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_series(path: Path) -> bool:
-    if not path.is_dir() or path.name in _LABEL_FOLDERS:
+    return path.is_dir() and any(_is_dicom(file) for file in path.iterdir())
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
         return False
-    return any(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _require_pairs(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> None:

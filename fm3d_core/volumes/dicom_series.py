@@ -15,6 +15,8 @@ from fm3d_core.volumes.volume import Affine, Array
 
 # Slice distances may differ by this share of their median: more is a missing slice or an uneven acquisition.
 LARGEST_UNEVENNESS = 0.01
+# How far a slice may lie from its place on the straight line of slices, as a share of the slice distance.
+LARGEST_WANDER = 0.1
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TAGS = ["Modality", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation"]
 _TAGS += ["NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
@@ -149,6 +151,11 @@ def _stack(folder: Path, slices: list[_Slice]) -> tuple[list[_Slice], Affine]:
     positions = np.array([item.position for item in ordered])
     _judge_distances(folder, np.diff(positions @ normal), [item.path.name for item in ordered])
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    wander = np.linalg.norm(positions - positions[0] - np.arange(len(ordered))[:, None] * step, axis=1).max()
+    if wander > LARGEST_WANDER * np.linalg.norm(step):
+        raise VolumeError(
+            f"has slices shifted sideways by up to {wander:.3g} mm", path=folder, remedy="Export the series again"
+        )
     row, column = first.orientation
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * first.spacing[1], column * first.spacing[0], step

@@ -123,20 +123,24 @@ def _judge_frame(header: Header, frame: int | None) -> int:
 
 
 def _judge_geometry(header: Header) -> None:
-    if header.affine is None:
-        fix = "Set it from the scanner's data, for instance by converting the DICOM series again with dcm2niix"
-        if header.format.startswith("NIfTI"):
-            fix += ", or in nibabel with img.set_sform(affine, code=1) if you know how it lies"
-        raise VolumeError("does not say how it lies in space (no orientation)", path=header.path, remedy=fix)
-    spacing = (*header.spacing[:3], *spacing_of(header.affine))
-    if not all(math.isfinite(step) and step > 0 for step in spacing) or not np.isfinite(header.affine).all():
+    affine = header.affine
+    lengths = header.spacing[:3] if affine is None else (*header.spacing[:3], *spacing_of(affine))
+    if (
+        not all(math.isfinite(length) and length > 0 for length in lengths)
+        or not np.isfinite(0.0 if affine is None else affine).all()
+    ):
         raise VolumeError(
             f"the header says the impossible voxel size {_times(header.spacing[:3])} mm",
             path=header.path,
             remedy="Correct the header's spacing and orientation, or convert the image again from its DICOM series",
         )
-    # MGH cannot mean a shear: it stores a rotation. One that is not quite a rotation is kept as FreeSurfer keeps it.
-    if header.format != "MGH" and shear_of(header.affine) > LARGEST_SHEAR:
+    if affine is None:
+        fix = "Set it from the scanner's data, for instance by converting the DICOM series again with dcm2niix"
+        if header.format.startswith("NIfTI"):
+            fix += ", or in nibabel with img.set_sform(affine, code=1) if you know how it lies"
+        raise VolumeError("does not say how it lies in space (no orientation)", path=header.path, remedy=fix)
+    # MGH stores direction cosines; nibabel and FreeSurfer take those that are no exact rotation as they are.
+    if header.format != "MGH" and shear_of(affine) > LARGEST_SHEAR:
         raise VolumeError(
             "voxel axes are not at right angles (sheared, such as an uncorrected CT gantry tilt)",
             path=header.path,

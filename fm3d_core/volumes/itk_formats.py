@@ -53,7 +53,7 @@ def open_nrrd(path: Path) -> OpenedFile:
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise VolumeError(f"has the NRRD encoding {encoding!r}", path=path, remedy="Save it with raw or gzip encoding")
-    skip = int(fields.get("byteskip", fields.get("byte skip", "0")))
+    skip = _whole_number(path, fields.get("byteskip", fields.get("byte skip", "0")))
     detached = fields.get("datafile", fields.get("data file"))
     if detached is None:
         data = _Data(path, end, encoding != "raw")
@@ -74,7 +74,7 @@ def open_metaimage(path: Path) -> OpenedFile:
         raise VolumeError("holds its voxels as text", path=path, remedy="Save it with BinaryData = True")
     name = fields.get("elementdatafile", "")
     deflated = fields.get("compresseddata", "false").lower() == "true"
-    skip = int(fields.get("headersize", "0"))
+    skip = _whole_number(path, fields.get("headersize", "0"))
     if name.upper() == "LOCAL":
         data = _Data(path, end, deflated)
     else:
@@ -171,6 +171,15 @@ def _text_header(path: Path, separator: str, *, is_last: Callable[[bytes], bool]
     if compressed:
         raise VolumeError("is packed with gzip as a whole", path=path, remedy="Unpack it with gunzip first")
     return fields, end
+
+
+def _whole_number(path: Path, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise VolumeError(
+            f"has a header with {text!r} where a number belongs", path=path, remedy="Export the image again"
+        ) from error
 
 
 def _beside(path: Path, name: str) -> Path:

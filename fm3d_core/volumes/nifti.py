@@ -23,7 +23,7 @@ GEOMETRY_FIELDS: tuple[str, ...] = ("qform_code", "sform_code", "quatern_b", "qu
 GEOMETRY_FIELDS += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 # sform and qform of one file differ by some micrometres, because a qform's quaternion is rounded to float32; in mm.
 FORM_TOLERANCE = 0.01
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # the lowest three bits of xyzt_units: metre, micrometre
 _MAGICS = {b"n+1\0": 344, b"ni1\0": 344, b"n+2\0\r\n\x1a\n": 4, b"ni2\0\r\n\x1a\n": 4}
 
 
@@ -79,13 +79,15 @@ def open_nifti(path: Path) -> OpenedFile:
     """Read the header of a NIfTI file or of a pair's ``.hdr``.
 
     Placement: the sform when it is set and usable, else the qform (nibabel's order); a warning is logged when both
-    are set and differ by more than 0.01 mm. Lengths in metres or micrometres become mm. ``scl_slope`` 0 or NaN is 1.
+    are set and differ by more than 0.01 mm. Lengths in metres or micrometres become mm. ``scl_slope`` 0, NaN
+    or Inf is 1.
 
     Raises:
         VolumeError: the header cannot be understood, or a pair's ``.img`` is missing.
     """
     import nibabel
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     with open_stream(path) as stream:
         head = stream.read(540)
@@ -96,8 +98,10 @@ def open_nifti(path: Path) -> OpenedFile:
         slope, intercept = raw.get_slope_inter()
         offset = int(raw["vox_offset"])
         pixdim = tuple(float(step) for step in raw["pixdim"][1:4])
+        if raw["pixdim"][0] == 0:
+            raw["pixdim"][0] = 1.0  # NIfTI-1 standard: a qfac of 0 means 1
         affine = _placement(raw, shape, path)
-    except (HeaderDataError, ValueError, OverflowError, KeyError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError, KeyError) as error:
         raise VolumeError(
             f"has a NIfTI header that makes no sense ({error})", path=path, remedy="Export or download the image again"
         ) from error
@@ -110,7 +114,7 @@ def open_nifti(path: Path) -> OpenedFile:
         1.0 if slope is None else float(slope),
         float(intercept or 0.0),
     )
-    scale = _MILLIMETRES.get(raw.get_xyzt_units()[0], 1.0)
+    scale = _MILLIMETRES.get(int(raw["xyzt_units"]) & 7, 1.0)
     affine = affine if affine is None else np.diag([scale, scale, scale, 1.0]) @ affine
     # A bad pixdim is reported as it stands; a good one gives way to the affine that is really used.
     sound = affine is not None and all(math.isfinite(step) and step > 0 for step in pixdim)
@@ -128,6 +132,7 @@ def open_mgh(path: Path) -> OpenedFile:
     """
     import nibabel
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     with open_stream(path) as stream:
         head = stream.read(284)
@@ -136,7 +141,7 @@ def open_mgh(path: Path) -> OpenedFile:
         shape, dtype = tuple(int(size) for size in raw["dims"]), raw.get_data_dtype()
         shape = shape[:3] if shape[3] == 1 else shape
         affine = raw.get_affine() if raw["goodRASFlag"] == 1 else None
-    except (HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, KeyError) as error:
         raise VolumeError(
             f"has an MGH header that makes no sense ({error})", path=path, remedy="Export or download the image again"
         ) from error
@@ -155,7 +160,7 @@ def _placement(raw: Any, shape: tuple[int, ...], path: Path) -> Affine | None:
     if (
         qform is not None
         and shear_of(sform) <= LARGEST_SHEAR
-        and (distance := largest_distance(sform, qform, shape)) > 1e-3
+        and (distance := largest_distance(sform, qform, shape)) > FORM_TOLERANCE
     ):
         logger.warning("%s: sform and qform differ by up to %.3g mm; the sform is used", path, distance)
     return sform

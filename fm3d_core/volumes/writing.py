@@ -29,7 +29,7 @@ def write_label(path: str | Path, array_ras: Array, like: Volume) -> Path:
         ``path``.
 
     Raises:
-        VolumeError: another suffix.
+        VolumeError: another suffix, or ``path`` is the image itself.
         StorageError: disk full, no permission.
     """
     path = Path(path)
@@ -61,6 +61,8 @@ def _write(path: Path, array: Array, like: Volume) -> None:
             path=path,
             remedy=f"Choose a name that ends in {', '.join(_NIFTI_SUFFIXES + _ITK_SUFFIXES)}",
         )
+    if path.resolve() == like.source.path.resolve():
+        raise VolumeError("is the image itself and is not replaced", path=path, remedy="Choose another name")
     with atomic_file(path) as temporary:
         if suffix in _NIFTI_SUFFIXES:
             _save_nifti(temporary, array, like.source.affine, like.source.nifti_geometry)

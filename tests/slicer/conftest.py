@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import slicer_env  # noqa: E402
+import slicer_env
 
 slicer_env.install()
 

@@ -156,7 +156,7 @@ def test_a_failed_training_gives_the_reason_without_the_class_name(client, peer)
 
 def test_a_second_training_is_refused_in_words(client):
     client.train()
-    with pytest.raises(ServerRefused, match="^Train Task is Already Running$") as caught:
+    with pytest.raises(ServerRefused, match=r"^Train Task is Already Running$") as caught:
         client.train()
     assert caught.value.status == 429
 
@@ -217,7 +217,7 @@ def test_a_web_page_is_not_taken_for_a_server(client, peer):
 def test_a_port_where_nothing_listens_is_told(tmp_path):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        with pytest.raises(ServerUnreachable, match="No server answers .*Connection refused"):
+        with pytest.raises(ServerUnreachable, match=r"No server answers .*Connection refused"):
             ServerClient(f"127.0.0.1:{held.getsockname()[1]}", QUICK).info()
 
 

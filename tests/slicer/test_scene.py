@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+import vtk
 from SlicerFM3DLib import scene
 from SlicerFM3DLib.errors import SceneError
 
@@ -73,6 +74,12 @@ def assert_same_in_space(one: tuple[np.ndarray, np.ndarray], other: tuple[np.nda
     np.testing.assert_allclose(images[0].affine, images[1].affine, atol=1e-4)
 
 
+def ijk_to_ras(volume) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
 def segment_voxels(segmentation, name: str, volume) -> np.ndarray:
     segment = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
     return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume).transpose()
@@ -92,7 +99,7 @@ def test_a_segmentation_from_the_server_lies_where_the_label_file_says(file, tmp
     nibabel.save(nibabel.Nifti1Image(label, nibabel.load(file).affine), tmp_path / "label.nii.gz")
     values = {"anterior": 1, "posterior": 2, "amygdala": 3}
     segmentation = scene.readSegmentation(tmp_path / "label.nii.gz", volume, values, "result")
-    affine = slicer.util.arrayFromVTKMatrix(scene._ijkToRAS(volume))
+    affine = ijk_to_ras(volume)
     for name, value in list(values.items())[:2]:
         voxels = segment_voxels(segmentation, name, volume)
         assert_same_in_space((voxels, affine), ((label == value).astype(np.uint8), nibabel.load(file).affine))

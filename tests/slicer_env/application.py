@@ -59,6 +59,9 @@ class Application(QtCore.QObject):
     def coreIOManager(self) -> IOManager:
         return self._io
 
+    def topLevelWidgets(self) -> list[QtWidgets.QWidget]:
+        return QtWidgets.QApplication.topLevelWidgets()
+
     def layoutManager(self) -> None:
         return None
 

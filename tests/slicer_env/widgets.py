@@ -48,7 +48,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)
         title = QtCore.QRect(0, 0, self.width, TITLE_HEIGHT - 2)
-        painter.fillRect(title, self.palette.button())
+        painter.fillRect(title, self.palette.button().color().darker(112))
         font = painter.font()
         font.setBold(True)
         painter.setFont(font)
@@ -86,6 +86,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         super().__init__(parent)
         self._scene: Any = None
         self._types: list[str] = []
+        self._children = True
         self._ids: list[str | None] = [None]
         self._tags: list[int] = []
         self.currentIndexChanged.connect(lambda index: self.currentNodeChanged.emit(self.currentNode()))
@@ -97,6 +98,13 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self._types = list(types)
         self._refresh()
 
+    def _getChildren(self) -> bool:
+        return self._children
+
+    def _setChildren(self, shown: bool) -> None:
+        self._children = shown
+        self._refresh()
+
     def _ignore(self, value: bool) -> None:
         """Adding, renaming and removing nodes is qMRML's business."""
 
@@ -104,6 +112,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         return False
 
     nodeTypes = Property("QStringList", _getTypes, _setTypes)
+    showChildNodeTypes = Property(bool, _getChildren, _setChildren)
     addEnabled = Property(bool, _getFalse, _ignore)
     removeEnabled = Property(bool, _getFalse, _ignore)
     renameEnabled = Property(bool, _getFalse, _ignore)
@@ -125,6 +134,8 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         before = self.currentNode()
         nodes = [n for t in self._types for n in slicer.util.getNodesByClass(t, self._scene)] if self._scene else []
         nodes = [n for n in nodes if not n.GetHideFromEditors()]
+        if not self._children:
+            nodes = [n for n in nodes if n.GetClassName() in self._types]
         self.blockSignals(True)
         self.clear()
         self._ids = [None, *(node.GetID() for node in nodes)]

@@ -1,0 +1,66 @@
+"""What a MONAI Label server says about itself, reduced to what the panel needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .client import MODEL
+
+
+def labelValues(labels: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
+    """Structure name -> voxel value, from either form MONAI Label uses: a mapping, or names for 1, 2, ..."""
+    if isinstance(labels, Mapping):
+        pairs = sorted((int(value), str(name)) for name, value in labels.items())
+        return {name: value for value, name in pairs if value > 0}
+    return {str(name): value for value, name in enumerate((n for n in labels if n != "background"), start=1)}
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """The panel's view of ``/info/``.
+
+    Attributes:
+        name, version: the app's.
+        labels: the structures' names in the order of their values.
+        versions: what may be asked to segment: ``active``, ``untrained``, ``1``, ...
+        choices: settings of a training to choose from, the default first (``{"method": ("lora", "full")}``).
+        seconds: the training time the server suggests, None if it has no say.
+        strategies: ways to choose the next volume.
+        total, labelled: volumes the server has, and those with a submitted label.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    versions: tuple[str, ...]
+    choices: dict[str, tuple[str, ...]]
+    seconds: int | None
+    strategies: tuple[str, ...]
+    total: int
+    labelled: int
+
+    @classmethod
+    def parse(cls, info: Mapping[str, Any]) -> ServerInfo:
+        model = info["models"].get(MODEL) or {}
+        training = ((info.get("trainers") or {}).get(MODEL) or {}).get("config") or {}
+        lists = {key: value for key, value in training.items() if isinstance(value, (list, tuple)) and value}
+        seconds = training.get("seconds")
+        datastore = info.get("datastore") or {}
+        return cls(
+            name=str(info.get("name") or "MONAI Label"),
+            version=str(info.get("version") or ""),
+            labels=tuple(labelValues(model.get("labels") or info.get("labels") or ())),
+            versions=tuple(map(str, (model.get("config") or {}).get("version") or ("active", "untrained"))),
+            choices={key: tuple(map(str, value)) for key, value in lists.items()},
+            seconds=int(seconds) if isinstance(seconds, (int, float)) else None,
+            strategies=tuple(info.get("strategies") or ()),
+            total=int(datastore.get("total") or 0),
+            labelled=int(datastore.get("completed") or 0),
+        )
+
+    @property
+    def hasLearned(self) -> bool:
+        """Whether there is an adapter to segment with."""
+        return any(version.isdigit() for version in self.versions)

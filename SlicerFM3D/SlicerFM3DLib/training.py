@@ -1,0 +1,53 @@
+"""Follows a training on the server from its start to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .cancellation import Cancellation
+from .client import MODEL, ServerClient, TrainStatus
+from .errors import ClientError, ConnectionLost, ServerTimeout, ServerUnreachable
+from .translation import tr as _
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # how long a training may be out of sight, or refuse to stop
+
+
+def followTraining(
+    client: ServerClient,
+    settings: Mapping[str, Any] | None,
+    cancellation: Cancellation,
+    report: Callable[[TrainStatus], None],
+) -> TrainStatus:
+    """Start a training (unless ``settings`` is None: then one runs already), report on it until it has ended.
+
+    The server may stop answering for a while when it segments: the training does not suffer from that. A stop
+    requested while the training still waits for its process has no effect on the server, so it is repeated.
+
+    :return: the last status.
+    :raises ClientError: if it cannot be started, or the server stays away.
+    """
+    stale = ""
+    if settings is not None:
+        stale = client.trainStatus().runId
+        client.train(MODEL, settings)
+    seen = time.monotonic()
+    while True:
+        try:
+            if cancellation.requested:
+                client.stopTraining()
+            status = client.trainStatus(staleRun=stale)
+            report(status)
+            if not status.isActive:
+                return status
+            if not cancellation.requested:
+                seen = time.monotonic()
+        except (ServerTimeout, ServerUnreachable, ConnectionLost):
+            if time.monotonic() - seen > PATIENCE_SECONDS:
+                raise
+        if cancellation.requested and time.monotonic() - seen > PATIENCE_SECONDS:
+            raise ClientError(_("The training does not stop. Restart the server to end it."))
+        if cancellation.wait(POLL_SECONDS):
+            time.sleep(POLL_SECONDS / 4)  # the wait returns at once from then on

@@ -1,0 +1,72 @@
+"""``fm3d adapters``: the versions of what was learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from fm3d_core.cli.options import StoreOption
+from fm3d_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """List the adapter versions, show one, make one active, or go back to the one before.
+
+    Attributes:
+        action: list; show VERSION; activate VERSION; roll-back.
+        version: for show and activate.
+        store: where the adapters are.
+    """
+
+    action: tyro.conf.Positional[Literal["list", "show", "activate", "roll-back"]] = "list"
+    version: tyro.conf.Positional[int | None] = None
+    store: Annotated[StoreOption, tyro.conf.arg(name="")] = field(default_factory=StoreOption)
+
+    def run(self) -> None:
+        """Do what ``action`` says."""
+        from rich.console import Console
+
+        console = Console()
+        if self.action == "list":
+            self._list(console)
+        elif self.action == "show":
+            card = self.store.open().load(self._number()).card
+            console.print_json(json.dumps(card.to_dict(), ensure_ascii=False))
+        elif self.action == "activate":
+            console.print(f"Version {self.store.open().activate(self._number()).version} is active")
+        else:
+            console.print(f"Version {self.store.open().roll_back().version} is active again")
+
+    def _number(self) -> int:
+        if self.version is None:
+            raise SettingsError(f"{self.action} needs a version", remedy=f"Say fm3d adapters {self.action} 2, for example")
+        return self.version
+
+    def _list(self, console: Console) -> None:
+        from rich.table import Table
+
+        store = self.store.open()
+        versions = store.versions()
+        if not versions:
+            console.print(f"No adapters in {store.root}; fm3d finetune makes one", soft_wrap=True)
+            return
+        table = Table("", "version", "created (UTC)", "structures", "method", "cases", "loss", title=str(store.root))
+        for stored in versions:
+            card = stored.card
+            table.add_row(
+                "active" if stored.active else "",
+                str(stored.version),
+                card.created[:16].replace("T", " "),
+                ", ".join(card.task.labels),
+                f"{card.method}, {card.backbone.preset}",
+                str(len(card.cases)),
+                f"{card.training.get('loss', float('nan')):.3f}",
+            )
+        console.print(table)

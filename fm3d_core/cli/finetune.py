@@ -1,0 +1,89 @@
+"""``fm3d finetune``: learn structures from a folder of labelled volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.cli.options import StoreOption, choose_cases
+from fm3d_core.errors import CaseError, SettingsError
+
+if TYPE_CHECKING:
+    from fm3d_core.adaptation import LabeledCase
+    from fm3d_core.tasks import SegmentationTask
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Learn structures from a few labelled volumes; the result is a new adapter version, which becomes active.
+
+    DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json.
+
+    Attributes:
+        data: folder of the labelled cases.
+        shots: how many cases to learn from, in order of name; default: all.
+        cases: names of the cases to learn from, instead of a number.
+        labels: the structures to learn, by name; default: all of the folder.
+        task: YAML file with labels and preprocessing, instead of labels.
+        settings: method, backbone, budget.
+        store: where the adapter goes.
+    """
+
+    data: tyro.conf.Positional[Path]
+    shots: int | None = None
+    cases: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    task: Path | None = None
+    settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = field(default_factory=FinetuneSettings)
+    store: Annotated[StoreOption, tyro.conf.arg(name="")] = field(default_factory=StoreOption)
+
+    def run(self) -> None:
+        """Train and say what came out."""
+        from rich.console import Console
+
+        from fm3d_core.adaptation import finetune
+        from fm3d_core.cli.console import progress_bar
+
+        console = Console()
+        cases, task = self._cases_and_task()
+        console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({self.settings.method})")
+        with progress_bar(console) as show:
+            adapter = finetune(cases, task, self.settings, progress=show)
+        stored = self.store.open().save(adapter)
+        for reason in adapter.card.left_out:
+            console.print(f"Left out: {reason}", soft_wrap=True)
+        training = adapter.card.training
+        console.print(
+            f"Version {stored.version} is active: {training['steps']:.0f} steps in {training['seconds']:.0f} s, "
+            f"loss {training['loss']:.3f}. {stored.path}",
+            soft_wrap=True,
+        )
+
+    def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
+        from fm3d_core.adaptation import LabeledCase
+        from fm3d_core.tasks import SegmentationTask
+        from fm3d_core.volumes import find_cases, read_label_names
+
+        found = choose_cases(find_cases(self.data, labelled=True), self.cases, self.data)
+        if self.shots is not None:
+            if not 1 <= self.shots <= len(found):
+                raise CaseError(
+                    f"holds {len(found)} labelled cases, but {self.shots} are asked for",
+                    path=self.data,
+                    remedy="Add cases or change --shots",
+                )
+            found = found[: self.shots]
+        values = {name: value for value, name in read_label_names(self.data, found).items()}
+        if self.task is not None and self.labels:
+            raise SettingsError("both --task and --labels are given", remedy="Give one of them")
+        task = SegmentationTask.from_yaml(self.task) if self.task else SegmentationTask(self.labels or tuple(values))
+        if unknown := [name for name in task.labels if name not in values]:
+            raise SettingsError(
+                f"unknown label {', '.join(unknown)}", path=self.data, remedy=f"Its labels: {', '.join(values)}"
+            )
+        cases = [LabeledCase(case.name, case.image, case.label, values) for case in found if case.label is not None]
+        return cases, task

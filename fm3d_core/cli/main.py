@@ -1,0 +1,61 @@
+"""The ``fm3d`` command: reads the arguments, runs one command, says a user's mistake in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+DESCRIPTION = """3D foundation models a clinician can teach: label a few volumes, train, segment the others.
+
+Start with: fm3d demo. Research use only, not a medical device."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 for a user's mistake, with 130 after Ctrl-C."""
+    import tyro
+
+    from fm3d_core.errors import FM3DError
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # passive waiting: threads that spin would slow a server and a training down that share the processor
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        command = tyro.cli(_commands(), prog="fm3d", description=DESCRIPTION, args=arguments)
+        command.run()
+    except FM3DError as error:
+        sys.stderr.write(f"fm3d: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("fm3d: stopped\n")
+        raise SystemExit(130) from None
+
+
+def _commands() -> object:
+    """All commands as one type for tyro; importing them imports nothing heavy."""
+    from typing import Union
+
+    from tyro.conf import subcommand
+
+    from fm3d_core.cli.adapters import Adapters
+    from fm3d_core.cli.demo import DemoSettings
+    from fm3d_core.cli.doctor import Doctor
+    from fm3d_core.cli.evaluate import Evaluate
+    from fm3d_core.cli.finetune import Finetune
+    from fm3d_core.cli.predict import Predict
+    from fm3d_core.cli.serve import ServeSettings
+
+    commands = {
+        "demo": DemoSettings,
+        "doctor": Doctor,
+        "serve": ServeSettings,
+        "finetune": Finetune,
+        "predict": Predict,
+        "evaluate": Evaluate,
+        "adapters": Adapters,
+    }
+    return Union[  # noqa: UP007  # built at run time
+        tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())
+    ]

@@ -1,0 +1,256 @@
+"""The app without HTTP: inference, training and what clients are told."""
+
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from fm3d_core.adaptation import FinetuneSettings, untrained_adapter
+from fm3d_core.errors import CaseError, SettingsError
+from fm3d_core.tasks import SegmentationTask
+from MonaiLabelApp.lib.errors import Conflict, NotServed, UnknownImage
+from MonaiLabelApp.lib.progress_file import read_progress
+
+STRUCTURES = "ellipsoid,tube"
+
+
+def segment(app, image_id, **parameters):
+    answer = app.infer({"model": "segmentation", "image": image_id, **parameters})
+    return Path(answer["file"]), answer["params"]
+
+
+def save_adapter(app, *labels):
+    return app._store.save(untrained_adapter(SegmentationTask(labels), FinetuneSettings()))
+
+
+def test_monai_label_finds_the_app_in_main_py():
+    from monailabel.utils.others.class_utils import get_class_of_subclass_from_file
+
+    main = Path(__file__).resolve().parents[2] / "MonaiLabelApp" / "main.py"
+    found = get_class_of_subclass_from_file("main", str(main), "MONAILabelApp")
+    assert found.__name__ == "FM3DApp"
+    assert len(main.read_text().splitlines()) < 40
+
+
+def test_the_active_version_before_any_training_is_a_conflict_with_a_remedy(make_app, submit, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    with pytest.raises(Conflict, match="press Train") as refusal:
+        segment(app, synthetic_cases[0].name)
+    assert refusal.value.http_status == 409
+
+
+def test_an_unknown_image_is_not_looked_for_as_a_path(make_app, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    with pytest.raises(UnknownImage) as refusal:
+        segment(app, str(synthetic_cases[0].image), version="untrained")
+    assert refusal.value.http_status == 404
+
+
+def test_the_untrained_network_answers_on_the_images_own_grid(make_app, submit, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    file, answer = segment(app, synthetic_cases[0].name, version="untrained")
+    image, result = nibabel.load(synthetic_cases[0].image), nibabel.load(file)
+    file.unlink()
+    assert file.name.endswith(".nii.gz")
+    assert result.shape == image.shape
+    assert np.allclose(result.affine, image.affine, atol=1e-6)
+    assert result.get_data_dtype() == np.uint8
+    assert answer["label_names"] == {"ellipsoid": 1, "tube": 2}
+    assert answer["version"] == "untrained" and answer["seconds"] > 0 and answer["warnings"] == []
+
+
+def test_slicers_plugin_gets_nrrd(make_app, submit, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    file, _ = segment(app, synthetic_cases[0].name, version="untrained", result_extension=".nrrd")
+    assert file.read_bytes()[:4] == b"NRRD"
+    file.unlink()
+
+
+def test_voxels_that_are_no_numbers_are_replaced_and_the_client_is_told(make_app, synthetic_cases, tmp_path):
+    app = make_app(labels=STRUCTURES)
+    image = nibabel.load(synthetic_cases[0].image)
+    array = np.asarray(image.dataobj, dtype=np.float32)
+    array[5, 5, 5] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), tmp_path / "nan.nii.gz")
+    app.datastore().add_image("nan", str(tmp_path / "nan.nii.gz"), {})
+    file, answer = segment(app, "nan", version="untrained")
+    file.unlink()
+    (warning,) = answer["warnings"]
+    assert "NaN" in warning and str(tmp_path) not in warning
+
+
+def test_the_active_adapter_answers_and_its_network_is_built_once(make_app, submit, synthetic_cases):
+    app = make_app()
+    submit(app.datastore(), 0)
+    save_adapter(app, "tube", "ellipsoid")
+    answers = [segment(app, synthetic_cases[0].name) for _ in range(2)]
+    for file, answer in answers:
+        file.unlink()
+        assert answer["version"] == "1" and answer["label_names"] == {"tube": 1, "ellipsoid": 2}
+    infer = app._infers["segmentation"]
+    (kept,) = infer._predictors.values()
+    save_adapter(app, "tube", "ellipsoid")
+    file, answer = segment(app, synthetic_cases[0].name)
+    file.unlink()
+    assert answer["version"] == "2"
+    assert infer._predictors["1"] is kept
+
+
+def test_an_unknown_version_names_those_that_exist(make_app, submit, synthetic_cases):
+    app = make_app()
+    submit(app.datastore(), 0)
+    save_adapter(app, "tube")
+    with pytest.raises(NotServed, match="Versions here: 1"):
+        segment(app, synthetic_cases[0].name, version="7")
+
+
+def test_structures_come_from_the_configuration_then_the_active_adapter_then_the_labels(make_app, submit):
+    app = make_app()
+    assert app.structures() == ()
+    submit(app.datastore(), 0)
+    assert app.structures() == ("ellipsoid", "tube")
+    save_adapter(app, "tube", "ellipsoid")
+    assert app.structures() == ("tube", "ellipsoid")
+    assert make_app(labels="a, b").structures() == ("a", "b")
+
+
+def test_info_numbers_the_structures_without_gaps(make_app):
+    info = make_app(labels="a,b,c").info()
+    assert info["models"]["segmentation"]["labels"] == {"a": 1, "b": 2, "c": 3}
+    assert info["labels"] == ["a", "b", "c"]
+    assert info["models"]["segmentation"]["config"]["version"][:2] == ["active", "untrained"]
+
+
+def test_a_training_without_labelled_volumes_is_a_conflict(make_app):
+    with pytest.raises(Conflict, match="no labelled volume"):
+        make_app(labels=STRUCTURES).accept_training("segmentation", {})
+
+
+def test_fewer_labelled_volumes_than_asked_for_is_a_conflict(make_app, submit):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    with pytest.raises(Conflict, match="3 labelled volumes were asked for, but there are 1"):
+        app.accept_training("segmentation", {"shots": 3})
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"seconds": -1}, "seconds"),
+        ({"steps": 10**9}, "steps"),
+        ({"method": "magic"}, "magic"),
+        ({"backbone": "../x"}, "x"),
+        ({"labels": ["a", "a"]}, "a"),
+    ],
+)
+def test_an_impossible_training_is_refused_before_anything_starts(make_app, submit, tmp_path, params, field):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    with pytest.raises(SettingsError, match=field) as refusal:
+        app.accept_training("segmentation", params)
+    assert refusal.value.http_status == 422
+    assert read_progress(tmp_path / "app" / "model" / "progress.json") == {}
+
+
+def test_a_case_that_is_unknown_or_unlabelled_is_refused(make_app, submit, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    app.datastore().add_image("unlabelled", str(synthetic_cases[1].image), {})
+    with pytest.raises(UnknownImage):
+        app.accept_training("segmentation", {"cases": ["nobody"]})
+    with pytest.raises(Conflict, match="unlabelled has no submitted label"):
+        app.accept_training("segmentation", {"cases": ["unlabelled"]})
+
+
+def test_an_accepted_training_has_its_cases_fixed_and_is_announced(make_app, submit, synthetic_cases, tmp_path):
+    app = make_app(labels=STRUCTURES)
+    for index in range(3):
+        submit(app.datastore(), index)
+    request = app.accept_training("segmentation", {"shots": 2, "run_id": "r1"})
+    assert request["cases"] == [case.name for case in synthetic_cases[:2]]
+    assert read_progress(tmp_path / "app" / "model" / "progress.json")["run_id"] == "r1"
+
+
+def test_all_models_at_once_means_the_only_one(make_app, submit):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    assert app.accept_training("segmentation", {"segmentation": {"steps": 3}})["steps"] == 3
+
+
+def test_a_progress_nobody_writes_any_more_is_called_interrupted(make_app, submit):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    app.accept_training("segmentation", {})  # no process follows
+    assert app.info()["train_stats"]["segmentation"]["stage"] == "interrupted"
+
+
+def test_training_learns_by_name_leaves_out_what_is_bad_and_tells_where_it_stands(
+    make_app, submit, synthetic_cases, tmp_path
+):
+    server = make_app()
+    for index in range(3):
+        submit(server.datastore(), index)
+    swapped, bad = synthetic_cases[1].name, synthetic_cases[2].name
+    _swap_values(server.datastore(), swapped)
+    label = Path(server.datastore().get_label_uri(bad, "final"))
+    label.write_bytes(label.read_bytes()[:-50])
+    request = server.accept_training("segmentation", {"steps": 2, "run_id": "r1"})
+
+    app = make_app()  # as the training process does
+    cases, _ = _labelled_cases(app, request["cases"])
+    assert [case.values for case in cases] == [{"ellipsoid": 1, "tube": 2}, {"ellipsoid": 2, "tube": 1}]
+    result = app.train({**request, "gpus": "all", "local_rank": 0})
+
+    assert result["version"] == 1 and result["cases"] == [synthetic_cases[0].name, swapped]
+    assert len(result["left_out"]) == 1 and result["left_out"][0].startswith(f"label of {bad}: ")
+    stats = server.info()["train_stats"]["segmentation"]
+    assert (stats["stage"], stats["version"], stats["run_id"], stats["step"]) == ("done", 1, "r1", 2)
+    assert stats["left_out"] == result["left_out"]
+    assert server._store.active().version == 1
+
+
+def test_a_users_mistake_in_training_ends_the_process_with_one_line(make_app, submit, synthetic_cases, tmp_path):
+    app = make_app(labels="something else")
+    submit(app.datastore(), 0, info={})
+    with pytest.raises(SystemExit) as end:
+        app.train({"model": "segmentation", "steps": 1})
+    text = str(end.value.code)
+    assert "\n" not in text and "Traceback" not in text
+    assert read_progress(tmp_path / "app" / "model" / "progress.json")["error"] == text
+    assert app._store.versions() == []
+
+
+def test_when_no_case_can_be_used_the_first_reason_is_told(make_app, submit, synthetic_cases):
+    app = make_app(labels=STRUCTURES)
+    submit(app.datastore(), 0)
+    Path(app.datastore().get_label_uri(synthetic_cases[0].name, "final")).write_bytes(b"")
+    with pytest.raises(CaseError, match=f"label of {synthetic_cases[0].name}"):
+        _labelled_cases(app, [synthetic_cases[0].name])
+
+
+def test_the_app_imports_only_what_is_installed():
+    assert not [path for path in sys.path if path.endswith("MonaiLabelApp")]
+
+
+def _labelled_cases(app, ids):
+    from MonaiLabelApp.lib.trainers.segmentation import _cases
+
+    return _cases(ids, app.datastore())
+
+
+def _swap_values(datastore, image_id):
+    """The same label as another client would send it: values 1 and 2 exchanged, and said so."""
+    file = Path(datastore.get_label_uri(image_id, "final"))
+    label = nibabel.load(file)
+    array = np.asarray(label.dataobj)
+    swapped = np.where(array > 0, 3 - array, 0).astype(np.uint8)
+    other = file.with_name(f"swapped-{file.name}")
+    nibabel.save(nibabel.Nifti1Image(swapped, label.affine), other)
+    info = [{"name": "tube", "idx": 1}, {"name": "ellipsoid", "idx": 2}]
+    datastore.save_label(image_id, str(other), "final", {"label_info": info})
+    other.unlink()

@@ -1,0 +1,16 @@
+from fm3d_core.errors import FM3DError, Stopped, StorageError, VolumeError
+
+
+def test_an_error_is_one_line_with_file_problem_and_remedy() -> None:
+    error = VolumeError("is truncated.", path="/data/a.nii.gz", remedy="Copy it\nagain.")
+    assert str(error) == "/data/a.nii.gz: is truncated. Copy it again."
+
+
+def test_every_error_has_an_exit_code_and_an_http_status_of_a_users_mistake() -> None:
+    for kind in FM3DError.__subclasses__():
+        assert kind.exit_code == 2
+        assert 400 <= kind.http_status < 500 or kind is StorageError
+
+
+def test_a_cancelled_call_says_that_nothing_changed() -> None:
+    assert str(Stopped("Training")).startswith("Training was cancelled. Nothing was changed")
