@@ -1,7 +1,8 @@
 """Volumes: reading, checking, orienting, resampling, normalising and writing 3D images. Knows nothing of models."""
 
-from fm3d_core.volumes.cases import Case, find_cases
+from fm3d_core.volumes.cases import Case, find_cases, is_dicom_series
 from fm3d_core.volumes.header import Header
+from fm3d_core.volumes.label_names import read_label_names
 from fm3d_core.volumes.labels import check_label
 from fm3d_core.volumes.names import case_name
 from fm3d_core.volumes.preprocessing import PreparedVolume, Preprocessing, refuse_constant
@@ -23,7 +24,9 @@ __all__ = [
     "draw_case",
     "find_cases",
     "inspect_header",
+    "is_dicom_series",
     "read_label",
+    "read_label_names",
     "read_volume",
     "refuse_constant",
     "write_label",

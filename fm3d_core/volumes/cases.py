@@ -68,7 +68,7 @@ def _files(folder: Path, root: Path, *, series: bool) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.resolve().is_relative_to(root.resolve()):
             continue
-        if not (_is_image(path) or (series and _is_series(path))):
+        if not (_is_image(path) or (series and is_dicom_series(path))):
             continue
         name = case_name(path)
         # Compared without case: on Windows and macOS "A.nii" and "a.nii" are one file.
@@ -88,7 +88,8 @@ def _is_image(path: Path) -> bool:
     return path.is_file() and suffix != "" and not half_of_pair
 
 
-def _is_series(path: Path) -> bool:
+def is_dicom_series(path: Path) -> bool:
+    """Whether ``path`` is a folder that holds DICOM files."""
     return path.is_dir() and any(_is_dicom(file) for file in path.iterdir())
 
 

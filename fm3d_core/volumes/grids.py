@@ -49,6 +49,16 @@ class PreparedGrid:
             slices.append(slice(int(kept[0]), int(kept[-1]) + 1) if kept.size else slice(0, 0))
         return slices[0], slices[1], slices[2]
 
+    def to_original(self, values: torch.Tensor) -> torch.Tensor:
+        """Float values on the crop -> at the original voxels :meth:`inside` of it, trilinearly."""
+        from torch.nn.functional import pad
+
+        if self.original == self.resampled:
+            return values
+        beyond = [(self.start[axis], self.resampled[axis] - self.stop[axis]) for axis in (2, 1, 0)]  # pad's order
+        whole = pad(values[None, None], [side for sides in beyond for side in sides], mode="replicate")[0, 0]
+        return trilinear(whole, self.original)[self.inside()]
+
 
 def resampled_shape(shape: Shape, spacing: tuple[float, ...], wanted: tuple[float, ...]) -> Shape:
     """The whole number of voxels per axis that comes nearest to the ``wanted`` spacing in the same field of view."""
@@ -63,30 +73,13 @@ def centres(count: int, other: int) -> npt.NDArray[np.float64]:
     return (np.arange(count) + 0.5) * (other / count) - 0.5
 
 
-def linear(values: torch.Tensor, places: tuple[npt.NDArray[np.float64], ...]) -> torch.Tensor:
-    """Trilinear values at the product grid of three lists of positions, one axis after the other.
+def trilinear(values: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(X, Y, Z) float values on a grid of ``shape`` in the same field of view; beyond the outer centres they go on."""
+    from torch.nn.functional import interpolate
 
-    Positions beyond the outermost voxel centres take the value there. Axes with positions 0, 1, 2, ... are untouched.
-
-    Args:
-        values: (X, Y, Z) float.
-        places: three arrays of positions, in voxels of ``values``.
-    """
-    import torch
-
-    # The axis that shrinks most goes first: less work for the next ones.
-    for axis in sorted(range(3), key=lambda axis: len(places[axis]) / values.shape[axis]):
-        size, place = values.shape[axis], places[axis]
-        if len(place) == size and np.array_equal(place, np.arange(size)):
-            continue
-        place = place.clip(0, size - 1)
-        low = np.floor(place).astype(np.int64)
-        weight = torch.from_numpy((place - low).astype(np.float32)).to(values.device)
-        weight = weight.reshape([-1 if other == axis else 1 for other in range(3)])
-        below = values.index_select(axis, torch.from_numpy(low).to(values.device))
-        above = values.index_select(axis, torch.from_numpy(np.minimum(low + 1, size - 1)).to(values.device))
-        values = below.lerp_(above, weight.to(values.dtype))
-    return values
+    if tuple(values.shape) == shape:
+        return values
+    return interpolate(values[None, None], size=shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def nearest(values: Array, shape: Shape) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.errors import SettingsError, VolumeError
-from fm3d_core.volumes.grids import PreparedGrid, Shape, centres, linear, nearest, resampled_shape
+from fm3d_core.volumes.grids import PreparedGrid, Shape, nearest, resampled_shape, trilinear
 from fm3d_core.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class Preprocessing:
 
         shape = volume.shape
         resampled = shape if self.spacing is None else resampled_shape(shape, volume.spacing, self.spacing)
-        places = tuple(centres(new, old) for new, old in zip(resampled, shape, strict=True))
-        image = self._scale(linear(torch.from_numpy(volume.array), places))
+        image = self._scale(trilinear(torch.from_numpy(volume.array), resampled))
         start, stop = _foreground(image) if self.crop_foreground else ((0, 0, 0), resampled)
         grid = PreparedGrid(shape, resampled, start, stop)
         x, y, z = (step * old / new for step, old, new in zip(volume.spacing, shape, resampled, strict=True))
@@ -141,11 +140,11 @@ class PreparedVolume:
         import torch
 
         self._require_shape(scores.shape[1:])
-        best = self._to_original(scores[0])
+        best = self.grid.to_original(scores[0].float())
         winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
         for index in range(1, scores.shape[0]):
-            score = self._to_original(scores[index])
-            winner[score > best] = index
+            score = self.grid.to_original(scores[index].float())
+            winner.masked_fill_(score > best, index)
             best = torch.maximum(best, score)
         result = np.zeros(self.grid.original, np.uint8)
         result[self.grid.inside()] = winner.cpu().numpy()
@@ -163,20 +162,12 @@ class PreparedVolume:
         """
         self._require_shape(values.shape)
         result = np.full(self.grid.original, outside, np.float32)
-        result[self.grid.inside()] = self._to_original(values).cpu().numpy()
+        result[self.grid.inside()] = self.grid.to_original(values.float()).cpu().numpy()
         return result
 
     def _require_shape(self, shape: torch.Size) -> None:
         if tuple(shape) != tuple(self.image.shape[1:]):
             raise ValueError(f"values have shape {tuple(shape)}, the prepared image {tuple(self.image.shape[1:])}")
-
-    def _to_original(self, values: torch.Tensor) -> torch.Tensor:
-        """Values on the prepared grid -> float32 at the original voxels inside of the crop."""
-        grid, inside = self.grid, self.grid.inside()
-        places = tuple(
-            centres(grid.original[axis], grid.resampled[axis])[inside[axis]] - grid.start[axis] for axis in range(3)
-        )
-        return linear(values.float(), places)
 
 
 def refuse_constant(volume: Volume) -> None:

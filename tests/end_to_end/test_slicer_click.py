@@ -49,6 +49,8 @@ def widget():
 
 def test_a_clinician_teaches_a_structure_by_clicks(widget, server, hippocampus, tmp_path):
     ui, session = widget.ui, widget.logic.session
+    picture = Path(os.environ.get("FM3D_SCREENSHOT") or tmp_path / "panel.png")
+    picture.unlink(missing_ok=True)
     ui.addressLineEdit.text = server.address
     press(widget, ui.connectButton)
     assert "FM3D" in ui.connectStatusLabel.text
@@ -71,13 +73,14 @@ def test_a_clinician_teaches_a_structure_by_clicks(widget, server, hippocampus, 
 
     def trained() -> bool:
         moves.append((ui.trainProgressBar.value, ui.trainProgressBar.maximum, ui.trainStatusLabel.text))
-        if moves[-1][1] and moves[-1][0] > 0.5 * moves[-1][1]:
-            screenshot(widget, tmp_path)
+        if "loss" in ui.trainStatusLabel.text and not picture.exists():
+            slicer_env.save_screenshot(widget, picture)
         return not session.isRunning(session_train())
 
     assert slicer_env.process_events_until(trained, 300), moves[-1]
     assert session.info.versions == ("active", "untrained", "1"), ui.trainStatusLabel.text
     parts = [value / maximum for value, maximum, _ in moves if maximum]
+    assert picture.is_file()
     assert max(parts) > 0.5 and len(set(parts)) > 5  # the bar moved, and far
 
     choose(ui.versionComboBox, "active")
@@ -146,8 +149,3 @@ def dice(widget, truth: Path) -> float:
         scores.append(2 * np.logical_and(*masks).sum() / max(1, masks[0].sum() + masks[1].sum()))
     slicer.mrmlScene.RemoveNode(expert)
     return float(np.mean(scores))
-
-
-def screenshot(widget, folder: Path) -> None:
-    """The panel while it trains, where FM3D_SCREENSHOT says (a file name ending in .png)."""
-    slicer_env.save_screenshot(widget, os.environ.get("FM3D_SCREENSHOT") or folder / "panel.png")
