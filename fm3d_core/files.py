@@ -42,7 +42,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with _explained(path):
             yield folder / path.name
             _sync(folder / path.name)
-            os.replace(folder / path.name, path)
+            (folder / path.name).replace(path)
             _sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,7 +74,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def _rename_to_new(folder: Path, path: Path) -> None:
     try:
-        os.rename(folder, path)
+        folder.rename(path)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise FileExistsError(errno.EEXIST, "already exists", str(path)) from error

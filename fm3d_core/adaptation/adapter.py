@@ -130,7 +130,9 @@ class Adapter:
             content = (folder / TENSORS_FILE).read_bytes()
             tensors = load(content)
         except (OSError, safetensors.SafetensorError) as error:
-            raise AdapterError("the adapter's tensors cannot be read", path=folder / TENSORS_FILE, remedy=remedy) from error
+            raise AdapterError(
+                "the adapter's tensors cannot be read", path=folder / TENSORS_FILE, remedy=remedy
+            ) from error
         if sha256_of(folder / TENSORS_FILE) != expected:
             raise AdapterError("the adapter's tensors were changed", path=folder / TENSORS_FILE, remedy=remedy)
         return cls(card, tensors)
@@ -201,7 +203,9 @@ def _read_card(folder: Path) -> tuple[AdapterCard, str]:
         expected = data.pop("tensors_sha256")
         return AdapterCard.from_dict(data), str(expected)
     except (AttributeError, KeyError, TypeError, ValueError, FM3DError) as error:
-        raise AdapterError(f"the adapter's card is not valid ({error})", path=folder / CARD_FILE, remedy=remedy) from error
+        raise AdapterError(
+            f"the adapter's card is not valid ({error})", path=folder / CARD_FILE, remedy=remedy
+        ) from error
 
 
 def read_card(folder: str | Path) -> AdapterCard:

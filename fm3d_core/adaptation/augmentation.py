@@ -63,9 +63,7 @@ def sampling_grid(
     return normalised.flip(-1).unsqueeze(0)
 
 
-def sample_crop(
-    image: torch.Tensor, label: torch.Tensor, grid: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_crop(image: torch.Tensor, label: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut a crop: image (C, X, Y, Z) trilinear, label (1, X, Y, Z) nearest; outside the volume -1 and 0.
 
     Returns:

@@ -100,7 +100,7 @@ class CropSource:
 
     def scores(self, batch: Batch) -> torch.Tensor:
         """Scores (B, classes, *crop)."""
-        return self.network(*batch.inputs)  # type: ignore[no-any-return]
+        return self.network(*batch.inputs)
 
     def _centre(self, index: int) -> torch.Tensor:
         """Voxel position of the next crop's centre in the case; a volume no larger than the crop is centred."""
@@ -167,7 +167,7 @@ class FeatureSource:
         """Scores (1, classes, *window)."""
         maps, image = batch.inputs
         assert isinstance(maps, list)
-        return self.head([features.float() for features in maps], image)  # type: ignore[no-any-return]
+        return self.head([features.float() for features in maps], image)
 
 
 def _half_features(backbone: Backbone, image: torch.Tensor, device: torch.device) -> list[torch.Tensor]:

@@ -97,7 +97,8 @@ def load_cases(
     missing = [name for name, value in task.values.items() if value not in present]
     if missing:
         raise CaseError(
-            f"no case contains {', '.join(missing)}", remedy="Label it in at least one volume or leave the structure out"
+            f"no case contains {', '.join(missing)}",
+            remedy="Label it in at least one volume or leave the structure out",
         )
     return loaded, refused
 

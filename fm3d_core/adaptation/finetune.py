@@ -133,9 +133,7 @@ def _batches(
 
     generator = torch.Generator().manual_seed(settings.seed)
     if method.frozen_backbone:
-        return FeatureSource(
-            network, cases, window, generator, device, progress=progress, should_stop=should_stop
-        )
+        return FeatureSource(network, cases, window, generator, device, progress=progress, should_stop=should_stop)
     return CropSource(network, cases, window, settings.batch_size, generator, device, Augmentation())
 
 

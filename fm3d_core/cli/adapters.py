@@ -46,7 +46,9 @@ class Adapters:
 
     def _number(self) -> int:
         if self.version is None:
-            raise SettingsError(f"{self.action} needs a version", remedy=f"Say fm3d adapters {self.action} 2, for example")
+            raise SettingsError(
+                f"{self.action} needs a version", remedy=f"Say fm3d adapters {self.action} 2, for example"
+            )
         return self.version
 
     def _list(self, console: Console) -> None:

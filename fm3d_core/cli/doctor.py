@@ -126,7 +126,9 @@ def _folder(folder: Path) -> Finding:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding(str(folder), f"cannot be written ({error.strerror})", "set FM3D_HOME to another folder", severe=True)
+        return Finding(
+            str(folder), f"cannot be written ({error.strerror})", "set FM3D_HOME to another folder", severe=True
+        )
     free = psutil.disk_usage(str(existing)).free / GIGABYTE
     return Finding(str(folder), f"writable, {free:.0f} GB free", "" if free > 2 else "nearly full: make room")
 

@@ -6,11 +6,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 DESCRIPTION = """3D foundation models a clinician can teach: label a few volumes, train, segment the others.
 
 Start with: fm3d demo. Research use only, not a medical device."""
+
+
+class Command(Protocol):
+    """What every command is: a dataclass of its options that can be run."""
+
+    def run(self) -> None:
+        """Do it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # passive waiting: threads that spin would slow a server and a training down that share the processor
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        command = tyro.cli(_commands(), prog="fm3d", description=DESCRIPTION, args=arguments)
+        command: Command = tyro.cli(_commands(), prog="fm3d", description=DESCRIPTION, args=arguments)
         command.run()
     except FM3DError as error:
         sys.stderr.write(f"fm3d: {error}\n")
@@ -33,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _commands() -> object:
+def _commands() -> Any:
     """All commands as one type for tyro; importing them imports nothing heavy."""
     from typing import Union
 

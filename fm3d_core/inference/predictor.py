@@ -10,6 +10,7 @@ from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, ne
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
 
     from fm3d_core.adaptation import Adapter
     from fm3d_core.volumes import Volume
@@ -38,7 +39,7 @@ class Predictor:
         *,
         progress: ProgressCallback = ignore_progress,
         should_stop: ShouldStop = never_stop,
-    ) -> np.ndarray:
+    ) -> npt.NDArray[np.uint8]:
         """The label map (X, Y, Z) uint8 on the volume's own RAS grid; ``write_label`` brings it to the file's grid.
 
         Raises:

@@ -55,9 +55,9 @@ class UNETRHead(nn.Module):
         full = self.encoder1(image)
         half, quarter, eighth = self.encoder2(merged[0]), self.encoder3(merged[1]), self.encoder4(merged[2])
         hidden = self.decoder4(self.decoder5(merged[3], eighth), quarter)
-        return self.out(self.decoder2(self.decoder3(hidden, half), full))  # type: ignore[no-any-return]
+        return self.out(self.decoder2(self.decoder3(hidden, half), full))
 
     def _merge(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
         layer = self.get_submodule(f"channel_merge{index}")
         merged = F.gelu(layer(tokens.movedim(1, -1)))  # (B, X, Y, Z, width)
-        return merged.movedim(-1, 1)  # type: ignore[no-any-return]
+        return merged.movedim(-1, 1)

@@ -23,7 +23,7 @@ class Attention(nn.Module):
         batch, count, width = tokens.shape
         query, key, value = self._split(tokens)
         mixed = F.scaled_dot_product_attention(query, key, value)  # (B, H, N, C/H)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
 
     def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """The attention weights (B, H, N, N), rows sum to one."""
@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def _split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]  # three of (B, H, N, C/H)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, C/H)
 
 
 class FeedForward(nn.Module):
@@ -45,7 +45,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class SwiGLU(nn.Module):
@@ -59,7 +59,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         gate, value = self.w12(tokens).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)  # type: ignore[no-any-return]
+        return self.w3(F.silu(gate) * value)
 
 
 class LayerScale(nn.Module):
@@ -108,4 +108,4 @@ class Block(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens))))
-        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))  # type: ignore[no-any-return]
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))

@@ -27,7 +27,7 @@ class DenseNetwork(nn.Module):
         padded = pad_to_multiple(image, self.backbone.size_multiple)
         scores = self.head(self.backbone.features(padded), padded)
         x, y, z = image.shape[-3:]
-        return scores[..., :x, :y, :z]  # type: ignore[no-any-return]
+        return scores[..., :x, :y, :z]
 
 
 def pad_to_multiple(image: torch.Tensor, multiple: tuple[int, int, int]) -> torch.Tensor:

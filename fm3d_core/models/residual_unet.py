@@ -64,7 +64,7 @@ class ResidualUNet(nn.Module):
             ResidualUnit(3, channels[i] + skips[i], channels[i], subunits=decoder_convolutions, **activation)
             for i in range(levels - 1)
         )
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Decoder maps (B, channels[i], X/2^i, Y/2^i, Z/2^i), finest first."""

@@ -52,4 +52,6 @@ class SwinUNETRBackbone(nn.Module):
 
     def lora_targets(self) -> list[str]:
         """The fused query-key-value projections of every Swin block."""
-        return [name for name, module in self.named_modules() if name.endswith(".qkv") and isinstance(module, nn.Linear)]
+        return [
+            name for name, module in self.named_modules() if name.endswith(".qkv") and isinstance(module, nn.Linear)
+        ]

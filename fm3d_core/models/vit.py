@@ -25,7 +25,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(input_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.proj(image).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.proj(image).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class VisionTransformer3D(nn.Module):
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         last = self.blocks[-1]
-        return last.attn.attention_map(last.norm1(tokens))  # type: ignore[union-attr,operator,no-any-return]
+        return last.attn.attention_map(last.norm1(tokens))  # type: ignore[union-attr,operator]
 
     def lora_targets(self) -> list[str]:
         """The fused projections of every block (Hu et al. 2021: attention weights)."""

@@ -82,7 +82,7 @@ def create_backbone(spec: BackboneSpec) -> Backbone:
     if spec.weights:
         _load(backbone, cached_weights(spec.weights))
     backbone.eval()
-    return backbone  # type: ignore[no-any-return]
+    return backbone
 
 
 def backbone_sha256(backbone: Backbone) -> str:

@@ -73,7 +73,7 @@ class SegmentationTask:
         """
         from monai.losses import DiceCELoss
 
-        return DiceCELoss(to_onehot_y=True, softmax=True, batch=True)  # type: ignore[no-any-return]
+        return DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON and YAML."""

@@ -68,7 +68,9 @@ def test_imported_weights_are_what_training_starts_from(
     from fm3d_core.models.zoo import BackboneSpec, create_backbone
 
     state = create_backbone(BackboneSpec("residual_unet_small", seed=9)).state_dict()  # type: ignore[attr-defined]
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    safetensors.torch.save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors"
+    )
     settings = replace(quick, method="linear_probe", weights=tmp_path / "w.safetensors")
     adapter = finetune(synthetic_cases[:1], task, settings)
     network = adapter.build_network()
@@ -81,7 +83,9 @@ def test_cancelling_stops_at_every_stage(
     for calls in (0, 1, 2, 3, 4):
         asked = iter(range(100))
         with pytest.raises(Stopped, match="Training was cancelled"):
-            finetune(synthetic_cases[:2], task, quick, should_stop=lambda asked=asked, calls=calls: next(asked) >= calls)
+            finetune(
+                synthetic_cases[:2], task, quick, should_stop=lambda asked=asked, calls=calls: next(asked) >= calls
+            )
 
 
 def test_a_bad_case_is_left_out_and_named_in_the_card(

@@ -1,4 +1,4 @@
-"""The commands, run as a user runs them: finetune, evaluate, predict, adapters, doctor; mistakes are one line, exit 2."""
+"""The commands, run as a user runs them; mistakes are one line and exit 2."""
 
 from __future__ import annotations
 

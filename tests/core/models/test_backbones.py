@@ -64,7 +64,7 @@ def test_every_preset_names_an_existing_class_and_an_unknown_one_is_refused() ->
     for name in presets():
         with torch.device("meta" if name.startswith("vit") else "cpu"):  # MONAI's Swin cannot be built without memory
             assert create_backbone(BackboneSpec(name)).feature_channels
-    with pytest.raises(SettingsError, match="unknown backbone 'vit_enormous'.*vit_large"):
+    with pytest.raises(SettingsError, match=r"unknown backbone 'vit_enormous'.*vit_large"):
         create_backbone(BackboneSpec("vit_enormous"))
 
 

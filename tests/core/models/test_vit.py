@@ -63,9 +63,7 @@ def test_features_of_every_size_equal_the_reference(
     _close(model.position_embedding(model.grid_of(image)), case["pos_embed_used"])
 
 
-def test_masked_patches_equal_the_reference(
-    model: VisionTransformer3D, reference: dict[str, Any], parity: Any
-) -> None:
+def test_masked_patches_equal_the_reference(model: VisionTransformer3D, reference: dict[str, Any], parity: Any) -> None:
     with torch.no_grad():
         found = model.forward_features(
             parity.inp("backbone/native48", (2, 1, 48, 48, 48)), reference["masked"]["mask"].bool()

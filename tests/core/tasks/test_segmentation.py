@@ -18,7 +18,9 @@ def test_a_task_survives_yaml(tmp_path: Path) -> None:
     assert task.values == {"liver": 1, "Milz ü": 2} and task.classes == 3
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "just text", "kind: survival\nlabels: [a]", "labels: [a]\nlabel: [b]", "labels: []"])
+@pytest.mark.parametrize(
+    "text", ["[1, 2", "just text", "kind: survival\nlabels: [a]", "labels: [a]\nlabel: [b]", "labels: []"]
+)
 def test_a_file_that_is_no_task_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text(text)
     with pytest.raises(SettingsError):
