@@ -4,9 +4,7 @@ The learning happens on a MONAI Label server; this module shows and sends. Modul
 here, everything else in ``SlicerFM3DLib``.
 """
 
-import shutil
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +26,11 @@ from SlicerFM3DLib import panel, scene, wording
 from SlicerFM3DLib.background import Job
 from SlicerFM3DLib.operations import Operation
 from SlicerFM3DLib.session import Session
+from SlicerFM3DLib.workflow import Workflow
 
 ADDRESS_SETTING = "SlicerFM3D/ServerAddress"
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
+SHORTEST, LONGEST = 5, 36000  # seconds of training
 
 
 class SlicerFM3D(ScriptedLoadableModule):
@@ -57,7 +57,7 @@ class SlicerFM3DParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
     structures: str = ""
-    seconds: Annotated[int, WithinRange(5, 36000)] = 90
+    seconds: Annotated[int, WithinRange(SHORTEST, LONGEST)] = 90
 
 
 class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -148,7 +148,7 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if session.info.labels:
             self._parameters().structures = ", ".join(session.info.labels)
         if session.info.seconds:
-            self._parameters().seconds = session.info.seconds
+            self._parameters().seconds = max(SHORTEST, min(LONGEST, session.info.seconds))
 
     def _pressing(self, operation):
         """The slot of an operation's button, which is Cancel while it runs."""
@@ -208,80 +208,16 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._panel.show(session, node.inputVolume, node.segmentation, isKnown)
 
 
-class SlicerFM3DLogic(ScriptedLoadableModuleLogic):
-    """Between scene and session: writes what is to be sent, brings in what has come. Usable without the panel."""
+class SlicerFM3DLogic(ScriptedLoadableModuleLogic, Workflow):
+    """The steps of :class:`~SlicerFM3DLib.workflow.Workflow`, and the parameters in the scene."""
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        self.session = Session(Job)
+        Workflow.__init__(self)
 
     def getParameterNode(self) -> SlicerFM3DParameterNode:
         """The scene's parameters of this module."""
         return SlicerFM3DParameterNode(super().getParameterNode())
-
-    def nextVolume(self, onDone) -> None:
-        """Fetch and load the volume to label next; ``onDone(volume)``."""
-
-        def load(path, imageId) -> None:
-            volume = scene.readVolume(path, imageId)
-            scene.rememberImageId(volume, self.session.address, imageId)
-            onDone(volume)
-
-        with temporaryFolder() as folder:
-            self.session.nextVolume(folder, load)
-
-    def upload(self, volume) -> None:
-        """Send a volume. The id it had on this server is kept; a new one is made from its name."""
-        known, name = scene.imageId(volume, self.session.address), volume.GetName()
-
-        def remember(imageId) -> None:
-            scene.rememberImageId(scene.present(volume), self.session.address, imageId)
-
-        with temporaryFolder() as folder:
-            path = scene.writeVolume(volume, folder / "image.nrrd")
-            self.session.upload(path, lambda taken: known or scene.newImageId(name, taken), remember)
-
-    def segment(self, volume, version, onDone) -> None:
-        """Let the server segment a volume; ``onDone(volume, segmentation)``. Earlier segmentations stay, hidden."""
-
-        def load(path, values, used) -> None:
-            name = wording.segmentationName(scene.present(volume).GetName(), used)
-            segmentation = scene.readSegmentation(path, volume, values, slicer.mrmlScene.GenerateUniqueName(name))
-            scene.hideOthers(segmentation, volume)
-            onDone(volume, segmentation)
-
-        with temporaryFolder() as folder:
-            self.session.segment(scene.imageId(volume, self.session.address), version, folder, load)
-
-    def submit(self, segmentation, volume, structures) -> None:
-        """Send the segments named in ``structures`` as the label of a volume."""
-        with temporaryFolder() as folder:
-            label = scene.writeLabel(segmentation, volume, scene.parseNames(structures), folder / "label.nrrd")
-            self.session.submit(
-                scene.imageId(volume, self.session.address),
-                label.path,
-                label.labelInfo,
-                lambda labelled: wording.submitted(labelled, label.empty, label.ignored, label.overlap),
-            )
-
-    def segmentationToEdit(self, segmentation, volume, structures):
-        """The segmentation with a segment for each structure; a new one if there is none."""
-        names = scene.parseNames(structures)
-        if not segmentation:
-            return scene.createSegmentation(volume, names, wording.segmentationName(volume.GetName(), ""))
-        scene.addMissingSegments(segmentation, names)
-        return segmentation
-
-
-@contextmanager
-def temporaryFolder():
-    """A folder for files on their way; the session removes it, unless the way is not even begun."""
-    folder = Path(tempfile.mkdtemp(prefix="fm3d-", dir=slicer.app.temporaryPath))
-    try:
-        yield folder
-    except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 class SlicerFM3DTest(ScriptedLoadableModuleTest):

@@ -37,7 +37,7 @@ def cpu_has_bfloat16() -> bool:
 
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # type: ignore[attr-defined]
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
 
 

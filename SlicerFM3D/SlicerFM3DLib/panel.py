@@ -95,7 +95,7 @@ class Panel:
             elif not isKnown:
                 hints[ui.caseStatusLabel] = _("This volume is not on the server yet.")
             if not info.hasLearned:
-                hints[ui.segmentStatusLabel] = _("Nothing has been learned yet: submit labels, then press Train.")
+                hints[ui.segmentStatusLabel] = _("Nothing learned yet: submit labels, then train.")
             if not info.labelled:
                 hints[ui.trainStatusLabel] = _("Submit at least one label first.")
         for label, text in hints.items():

@@ -133,9 +133,9 @@ def createSegmentation(volume: Any, names: Sequence[str], nodeName: str) -> Any:
 
 def addMissingSegments(segmentation: Any, names: Sequence[str]) -> None:
     """An empty segment for each name that has none; the n-th name always has the n-th colour."""
-    present = _segmentsByName(segmentation)
+    there = _segmentsByName(segmentation)
     for number, name in enumerate(names):
-        if name not in present:
+        if name not in there:
             segmentation.GetSegmentation().AddEmptySegment("", name, COLORS[number % len(COLORS)])
 
 
@@ -175,6 +175,7 @@ def readSegmentation(path: Path, volume: Any, values: Mapping[str, int], nodeNam
         if difference > LARGEST_DIFFERENCE:
             message = _("The segmentation does not lie on the grid of '{name}' (off by {difference:.3g} mm).")
             raise SceneError(message.format(name=volume.GetName(), difference=difference))
+        labelmap.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
         array = slicer.util.arrayFromVolume(labelmap)
         unknown = sorted(set(np.unique(array).tolist()) - {0, *values.values()})
         if unknown:

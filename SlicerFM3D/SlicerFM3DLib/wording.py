@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 def server(info: ServerInfo) -> str:
     """One line about a connected server."""
-    text = _("Connected to {name} {version}. {labelled} of {total} volumes labelled.")
+    text = _("Connected to {name} {version}. Volumes labelled: {labelled} of {total}.")
     return text.format(name=info.name, version=info.version, labelled=info.labelled, total=info.total)
 
 
@@ -92,7 +92,7 @@ def segmented(version: str, warnings: Sequence[str]) -> str:
 
 def submitted(labels: int, empty: Sequence[str], ignored: Sequence[str], overlap: int) -> str:
     """What the user should know about a label that was sent."""
-    parts = [_("Submitted; {labels} volumes are labelled now.").format(labels=labels)]
+    parts = [_("Submitted. Volumes labelled now: {labels}.").format(labels=labels)]
     if empty:
         parts.append(_("Sent as absent: {names}.").format(names=", ".join(empty)))
     if ignored:

@@ -38,13 +38,13 @@ class Augmentation:
     probability: float = 0.35
 
 
-def sampling_grid(
-    volume: Size, crop: Size, centre: torch.Tensor, augmentation: Augmentation | None, generator: torch.Generator
+def crop_positions(
+    crop: Size, centre: torch.Tensor, augmentation: Augmentation | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """Where each voxel of a crop lies in the volume, in grid_sample's coordinates: (1, *crop, 3), last axis Z, Y, X.
+    """Where each voxel of a crop lies in the volume: (*crop, 3) voxel positions.
 
     Args:
-        volume, crop: sizes in voxels.
+        crop: size in voxels.
         centre: (3,) voxel position of the crop's centre in the volume.
         augmentation: None cuts the crop straight.
     """
@@ -58,20 +58,28 @@ def sampling_grid(
             control = _uniform(3 * 4**3, generator).reshape(1, 3, 4, 4, 4)
             smooth = F.interpolate(control, size=crop, mode="trilinear", align_corners=True)[0].movedim(0, -1)
             offsets = offsets + smooth * augmentation.deformation * sizes
-    positions = offsets + centre
-    normalised = (2 * positions + 1) / torch.tensor(volume, dtype=torch.float32) - 1  # align_corners False
-    return normalised.flip(-1).unsqueeze(0)
+    return offsets + centre
 
 
-def sample_crop(image: torch.Tensor, label: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_crop(image: torch.Tensor, label: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut a crop: image (C, X, Y, Z) trilinear, label (1, X, Y, Z) nearest; outside the volume -1 and 0.
+
+    Args:
+        positions: (*crop, 3), of :func:`crop_positions`.
 
     Returns:
         image (C, *crop) float32 and label (1, *crop) float32 whole numbers.
     """
+    # only the block around the crop is touched: volumes may be large
+    size = torch.tensor(image.shape[-3:])
+    low = positions.flatten(0, 2).amin(0).floor().long().clamp(min=0).minimum(size - 1)
+    high = (positions.flatten(0, 2).amax(0).ceil().long() + 1).maximum(low + 1).minimum(size)
+    block = (slice(None), *(slice(int(first), int(last)) for first, last in zip(low, high, strict=True)))
+    # grid_sample counts from -1 to 1 over the block, in the order Z, Y, X (align_corners False)
+    grid = ((2 * (positions - low) + 1) / (high - low) - 1).flip(-1).unsqueeze(0)
     # zeros padding of the image shifted by one is a padding with -1, the background of the scaled image
-    cut = F.grid_sample(image[None] + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
-    truth = F.grid_sample(label[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    cut = F.grid_sample(image[block][None] + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
+    truth = F.grid_sample(label[block][None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return cut[0], truth[0]
 
 

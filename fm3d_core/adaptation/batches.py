@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, sample_crop, sampling_grid
+from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, crop_positions, sample_crop
 from fm3d_core.adaptation.cases import TrainingCase
 from fm3d_core.devices import autocast
 from fm3d_core.errors import Stopped
@@ -87,9 +87,8 @@ class CropSource:
         for _ in range(self.batch_size):
             index = self._random(len(self.cases))
             case = self.cases[index]
-            x, y, z = case.image.shape[-3:]
-            grid = sampling_grid((x, y, z), self.crop, self._centre(index), self.augmentation, self.generator)
-            image, label = sample_crop(case.image, case.label, grid)
+            positions = crop_positions(self.crop, self._centre(index), self.augmentation, self.generator)
+            image, label = sample_crop(case.image, case.label, positions)
             if self.augmentation is not None:
                 image = change_intensities(image, self.augmentation, self.generator)
             images.append(image)

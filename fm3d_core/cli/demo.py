@@ -90,7 +90,8 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     cases, names = given or _drawn_cases(out, settings)
     labelled, tests = cases[: settings.shots], cases[settings.shots :]
     kind = "synthetic volumes" if settings.data is None else f"volumes of {settings.data}"
-    console.print(f"{len(labelled)} labelled and {len(tests)} test cases ({kind}): {', '.join(names.values())}")
+    found = f"{len(labelled)} labelled and {len(tests)} test cases ({kind}): {', '.join(names.values())}"
+    console.print(found, soft_wrap=True)
     server = ServerProcess(out / "server" / "studies", out / "server", labels=tuple(names.values()))
     with terminate_as_interrupt(), _stopped_at_the_end(server, console):
         with console.status("Starting the server (about 10 seconds)"):

@@ -59,4 +59,4 @@ def sliding_window_scores(
             image[None].to(device), roi, 1, predict, overlap=overlap, mode="gaussian", device=torch.device("cpu")
         )
     clock.report(clock.total)
-    return scores[0]  # type: ignore[index]
+    return scores[0]

@@ -46,14 +46,14 @@ def draw_case(
     place = _deformed_places(random, shape)
     body = _ellipsoid(place, np.zeros(3), np.array([0.92, 0.92, 0.95]))
     ellipsoid, tube = _structures(random, place)
-    level, contrast = random.uniform(350, 500), random.uniform(220, 380)
+    level, contrast = random.uniform(380, 500), random.uniform(240, 380)
     image = level * _soft(body) * (1 + 0.06 * _smooth_noise(random, shape, 6))
     image += contrast * random.uniform(0.9, 1.1) * _soft(ellipsoid)
-    image -= 0.6 * contrast * random.uniform(0.9, 1.1) * _soft(tube)
+    image -= 0.85 * contrast * random.uniform(0.9, 1.1) * _soft(tube)
     for number, field in enumerate(_distractors(random, place, [ellipsoid, tube])):
-        image += (contrast if number % 2 else -0.6 * contrast) * random.uniform(0.8, 1.4) * _soft(field)
-    image *= 1 + 0.25 * _smooth_noise(random, shape, 2)  # bias field of the coil
-    image += random.normal(0, random.uniform(0.08, 0.16) * contrast, shape)
+        image += (contrast if number % 2 else -0.85 * contrast) * random.uniform(0.8, 1.2) * _soft(field)
+    image *= 1 + 0.15 * _smooth_noise(random, shape, 2)  # bias field of the coil
+    image += random.normal(0, random.uniform(0.08, 0.14) * contrast, shape)
     label = np.zeros(shape, np.uint8)
     label[ellipsoid < 0] = 1
     label[tube < 0] = 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -44,14 +43,16 @@ def test_the_demo_learns_and_leaves_a_picture_and_no_server(tmp_path):
 def test_the_users_own_folder_is_shown_and_ctrl_c_stops_the_server(hippocampus, tmp_path):
     command = [sys.executable, "-c", "from fm3d_core.cli.main import main; main()", "demo", "--data", str(hippocampus)]
     command += ["--out", str(tmp_path / "demo"), "--seconds", "600"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
         progress = tmp_path / "demo" / "server" / "app" / "model" / "progress.json"
         deadline = time.monotonic() + 180
         while not (progress.is_file() and json.loads(progress.read_text())["stage"] == "training"):
-            assert time.monotonic() < deadline and demo.poll() is None, demo.communicate()[0]
+            assert time.monotonic() < deadline and demo.poll() is None
             time.sleep(0.5)
         assert servers_of(tmp_path)
-        os.kill(demo.pid, signal.SIGINT)
+    finally:
+        demo.send_signal(signal.SIGINT)
         output, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, output
     assert "Traceback" not in output and "anterior hippocampus, posterior hippocampus" in output

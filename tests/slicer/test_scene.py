@@ -165,6 +165,32 @@ def test_voxels_of_two_structures_are_counted(volume, tmp_path):
     assert scene.writeLabel(segmentation, volume, NAMES, tmp_path / "label.nrrd").overlap == 4
 
 
+def test_a_moved_volume_and_its_segments_stay_on_their_own_grid(volume, tmp_path):
+    """A transform (registration) moves both in the scene; files hold the grid as it was scanned."""
+    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 17.3)
+    shift.SetMatrixTransformToParent(matrix)
+    volume.SetAndObserveTransformNodeID(shift.GetID())
+    segmentation = scene.createSegmentation(volume, ["anterior"], "s")
+    draw(segmentation, "anterior", np.s_[1:3, 2:6, 3:9], volume)
+    written = scene.writeLabel(segmentation, volume, ["anterior"], tmp_path / "label.nrrd")
+    array, affine = read_nrrd(written.path)
+    expected = np.zeros((7, 9, 12), np.uint8)
+    expected[1:3, 2:6, 3:9] = 1
+    np.testing.assert_array_equal(array.transpose(), expected)
+    np.testing.assert_allclose(affine, read_nrrd(scene.writeVolume(volume, tmp_path / "image.nrrd"))[1])
+    back = scene.readSegmentation(written.path, volume, {"anterior": 1}, "back")
+    np.testing.assert_array_equal(segment_voxels(back, "anterior", volume), array)
+
+
+def test_a_segmentation_of_another_volume_is_not_sent_for_this_one(volume, tmp_path):
+    other = slicer.util.addVolumeFromArray(np.zeros((7, 9, 12), np.int16), name="another patient")
+    segmentation = scene.createSegmentation(other, NAMES, "s")
+    with pytest.raises(SceneError, match="'s' was made for 'another patient'"):
+        scene.writeLabel(segmentation, volume, NAMES, tmp_path / "label.nrrd")
+
+
 def test_a_segmentation_without_a_voxel_is_not_sent(volume, tmp_path):
     segmentation = scene.createSegmentation(volume, NAMES, "s")
     with pytest.raises(SceneError, match="None of the structures anterior, posterior is drawn"):

@@ -66,7 +66,7 @@ def test_connecting_tells_what_the_server_offers(session, peer):
         total=0,
         labelled=0,
     )
-    assert session.messages[Operation.CONNECT].text == "Connected to FM3D 0.1.0. 0 of 0 volumes labelled."
+    assert session.messages[Operation.CONNECT].text == "Connected to FM3D 0.1.0. Volumes labelled: 0 of 0."
     assert session.address == peer.address and session.isLoopback and not session.info.hasLearned
 
 

@@ -109,7 +109,7 @@ def test_the_whole_loop_by_clicks(connected, peer, tmp_path):
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, drawn, segment, volume)
     click(ui.submitButton)
     assert process_events_until(lambda: idle(connected))
-    assert ui.submitStatusLabel.text == "Submitted; 1 volumes are labelled now. Sent as absent: posterior."
+    assert ui.submitStatusLabel.text == "Submitted. Volumes labelled now: 1. Sent as absent: posterior."
     params, content = peer.labels["MR_head"]
     assert params == {"label_info": [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]}
     (tmp_path / "label.nrrd").write_bytes(content)
@@ -166,7 +166,6 @@ def test_train_becomes_cancel_and_back(connected, peer):
     click(connected.ui.connectButton)
     assert process_events_until(lambda: connected.ui.trainButton.enabled)
     click(connected.ui.trainButton)
-    peer.trainings and peer.trainings[0].update(started=time.monotonic() - 10)
     assert process_events_until(lambda: peer.trainings)
     peer.trainings[0]["started"] = time.monotonic() - 10
     assert process_events_until(lambda: connected.ui.trainProgressBar.value > 0)

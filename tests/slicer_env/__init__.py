@@ -3,9 +3,6 @@
 Inside Slicer nothing is installed and the same tests run on the real thing. One Qt application and one scene exist
 per process, however many test files share it: :func:`install` may be called any number of times, and
 :func:`clear_scene` gives each test a fresh start.
-
-A developer with Slicer at hand may set ``SLICER_PYTHON`` to its ``Base/Python/slicer`` to use the real
-ScriptedLoadableModule, parameterNodeWrapper and i18n in place of ``slicer_modules``.
 """
 
 from __future__ import annotations
@@ -48,11 +45,10 @@ def install() -> None:
     from . import application, widgets
 
     pythonqt.addUiLoader(qt, widgets.install(ctk))
-    standIns = os.environ.get("SLICER_PYTHON") or str(Path(__file__).parent / "slicer_modules")
-    slicer.__path__.append(standIns)  # after the import, which would run and star-import every file in it
-    application.install()
-    path = str(MODULE_FOLDER / f"{MODULE_NAME}.py")
-    setattr(slicer.modules, MODULE_NAME.lower(), types.SimpleNamespace(path=path, name=MODULE_NAME))
+    slicer.__path__.append(
+        str(Path(__file__).parent / "slicer_modules")
+    )  # after the import, which would run and star-import every file in it
+    application.install(MODULE_FOLDER / f"{MODULE_NAME}.py")
 
 
 def make_widget() -> Any:
@@ -61,19 +57,9 @@ def make_widget() -> Any:
     Questions to the user (consent to an upload) are answered with OK.
     """
     install()
-    import qt
     import slicer
 
-    if hasattr(slicer, "qSlicerScriptedLoadableModuleWidget"):
-        return slicer.util.getNewModuleWidget(MODULE_NAME)
-    import SlicerFM3D
-
-    parent = slicer.qMRMLWidget()
-    parent.setLayout(qt.QVBoxLayout())
-    parent.setMRMLScene(slicer.mrmlScene)
-    widget = SlicerFM3D.SlicerFM3DWidget(parent)
-    widget.setup()
-    return widget
+    return slicer.util.getNewModuleWidget(MODULE_NAME)
 
 
 def process_events_until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
@@ -95,7 +81,7 @@ def clear_scene() -> None:
     import slicer
 
     slicer.mrmlScene.Clear(0)
-    if not hasattr(slicer, "qSlicerScriptedLoadableModuleWidget"):  # a developer's own Slicer keeps its settings
+    if type(slicer.app).__module__.startswith(__name__):  # a developer's own Slicer keeps its settings
         qt.QSettings().clear()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 import types
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -21,10 +23,37 @@ LOGICS = {
 
 
 class ModuleManager(QtCore.QObject):
-    """Announces that a module goes; nothing is ever unloaded here."""
+    """Finds modules, and announces that one goes; nothing is ever unloaded here."""
 
     moduleAboutToBeUnloaded = QtCore.Signal(str)
     connect, disconnect = pythonqt.connect, pythonqt.disconnect
+
+    def module(self, name: str) -> Any:
+        return getattr(slicer.modules, name.lower(), None)
+
+
+class Module:
+    """A scripted module as ``slicer.modules`` holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = str(path), path.stem
+
+    def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
+        return qSlicerScriptedLoadableModuleWidget(self.name)
+
+
+class qSlicerScriptedLoadableModuleWidget:
+    """Slicer's C++ side of a module's widget: it makes the parent and calls the Python side."""
+
+    def __init__(self, name: str) -> None:
+        parent = slicer.qMRMLWidget()
+        parent.setLayout(QtWidgets.QVBoxLayout())
+        parent.setMRMLScene(slicer.mrmlScene)
+        self._widget = getattr(importlib.import_module(name), f"{name}Widget")(parent)
+        self._widget.setup()
+
+    def self(self) -> Any:
+        return self._widget
 
 
 class Application(QtCore.QObject):
@@ -80,8 +109,8 @@ class Application(QtCore.QObject):
         QtWidgets.QApplication.restoreOverrideCursor()
 
 
-def install() -> None:
-    """Give ``slicer`` its scene, its modules' logics and its application."""
+def install(modulePath: Path) -> None:
+    """Give ``slicer`` its scene, its modules (our own is at ``modulePath``) and its application."""
     scene = slicer.vtkMRMLScene()
     applicationLogic = slicer.vtkSlicerApplicationLogic()
     applicationLogic.SetMRMLScene(scene)
@@ -99,6 +128,8 @@ def install() -> None:
         applicationLogic.SetModuleLogic(name.capitalize(), logic)
         setattr(modules, name, types.SimpleNamespace(logic=lambda logic=logic: logic))
         logics.append(logic)
+    setattr(modules, modulePath.stem.lower(), Module(modulePath))
+    slicer.qSlicerScriptedLoadableModuleWidget = qSlicerScriptedLoadableModuleWidget
     sys.modules["slicer.modules"] = modules
     slicer.modules, slicer.mrmlScene = modules, scene
     slicer.app = Application(scene, applicationLogic, logics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, sample_crop, sampling_grid
+from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, crop_positions, sample_crop
 from fm3d_core.adaptation.batches import CROP_VOXELS, CropSource, plan_crop
 from fm3d_core.adaptation.cases import TrainingCase
 
@@ -18,7 +18,7 @@ def _case(shape: tuple[int, int, int], seed: int = 0) -> TrainingCase:
 
 def test_a_straight_crop_is_the_volumes_own_voxels_and_background_outside() -> None:
     case = _case((20, 24, 28))
-    grid = sampling_grid((20, 24, 28), (8, 8, 40), torch.tensor([10.5, 11.5, 13.5]), None, torch.Generator())
+    grid = crop_positions((8, 8, 40), torch.tensor([10.5, 11.5, 13.5]), None, torch.Generator())
     image, label = sample_crop(case.image, case.label, grid)
     torch.testing.assert_close(image[..., 6:34], case.image[:, 7:15, 8:16], atol=1e-5, rtol=0)
     assert torch.equal(label[..., 6:34], case.label[:, 7:15, 8:16].float())
@@ -30,9 +30,16 @@ def test_image_and_label_are_deformed_together() -> None:
     ball = (coordinates[:, None, None] ** 2 + coordinates[None, :, None] ** 2 + coordinates**2 < 0.3).float()[None]
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
-        grid = sampling_grid((40,) * 3, (32,) * 3, torch.full((3,), 19.5), Augmentation(probability=1.0), generator)
+        grid = crop_positions((32,) * 3, torch.full((3,), 19.5), Augmentation(probability=1.0), generator)
         image, label = sample_crop(ball * 2 - 1, ball, grid)
         assert ((image > 0).float() != label).float().mean() < 0.02
+
+
+def test_a_crop_wholly_outside_is_background() -> None:
+    case = _case((10, 10, 10))
+    positions = crop_positions((4, 4, 4), torch.tensor([50.0, -30.0, 5.0]), None, torch.Generator())
+    image, label = sample_crop(case.image, case.label, positions)
+    assert (image == -1).all() and (label == 0).all()
 
 
 def test_random_intensities_change_the_image_but_stay_near_its_range() -> None:

@@ -1,0 +1,87 @@
+"""Between scene and session: writes what is to be sent, brings in what has come. Usable without the panel."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from . import scene, wording
+from .background import Job
+from .session import Session
+
+
+class Workflow:
+    """The clinician's steps, each begun at once and finished when the server has answered."""
+
+    def __init__(self) -> None:
+        self.session = Session(Job)
+
+    def nextVolume(self, onDone: Callable[[Any], None]) -> None:
+        """Fetch and load the volume to label next; ``onDone(volume)``."""
+
+        def load(path: Path, imageId: str) -> None:
+            volume = scene.readVolume(path, imageId)
+            scene.rememberImageId(volume, self.session.address, imageId)
+            onDone(volume)
+
+        with _temporaryFolder() as folder:
+            self.session.nextVolume(folder, load)
+
+    def upload(self, volume: Any) -> None:
+        """Send a volume. The id it had on this server is kept; a new one is made from its name."""
+        known, name = scene.imageId(volume, self.session.address), volume.GetName()
+
+        def remember(imageId: str) -> None:
+            scene.rememberImageId(scene.present(volume), self.session.address, imageId)
+
+        with _temporaryFolder() as folder:
+            path = scene.writeVolume(volume, folder / "image.nrrd")
+            self.session.upload(path, lambda taken: known or scene.newImageId(name, taken), remember)
+
+    def segment(self, volume: Any, version: str, onDone: Callable[[Any, Any], None]) -> None:
+        """Let the server segment a volume; ``onDone(volume, segmentation)``. Earlier segmentations stay, hidden."""
+
+        def load(path: Path, values: dict[str, int], used: str) -> None:
+            name = wording.segmentationName(scene.present(volume).GetName(), used)
+            segmentation = scene.readSegmentation(path, volume, values, slicer.mrmlScene.GenerateUniqueName(name))
+            scene.hideOthers(segmentation, volume)
+            onDone(volume, segmentation)
+
+        with _temporaryFolder() as folder:
+            self.session.segment(scene.imageId(volume, self.session.address), version, folder, load)
+
+    def submit(self, segmentation: Any, volume: Any, structures: str) -> None:
+        """Send the segments named in ``structures`` as the label of a volume."""
+        with _temporaryFolder() as folder:
+            label = scene.writeLabel(segmentation, volume, scene.parseNames(structures), folder / "label.nrrd")
+            self.session.submit(
+                scene.imageId(volume, self.session.address),
+                label.path,
+                label.labelInfo,
+                lambda labelled: wording.submitted(labelled, label.empty, label.ignored, label.overlap),
+            )
+
+    def segmentationToEdit(self, segmentation: Any, volume: Any, structures: str) -> Any:
+        """The segmentation with a segment for each structure; a new one if there is none."""
+        names = scene.parseNames(structures)
+        if not segmentation:
+            return scene.createSegmentation(volume, names, wording.segmentationName(volume.GetName(), ""))
+        scene.addMissingSegments(segmentation, names)
+        return segmentation
+
+
+@contextmanager
+def _temporaryFolder() -> Iterator[Path]:
+    """A folder for files on their way; the session removes it, unless the way is not even begun."""
+    folder = Path(tempfile.mkdtemp(prefix="fm3d-", dir=slicer.app.temporaryPath))
+    try:
+        yield folder
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
