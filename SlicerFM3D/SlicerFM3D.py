@@ -211,10 +211,6 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class SlicerFM3DLogic(ScriptedLoadableModuleLogic, Workflow):
     """The steps of :class:`~SlicerFM3DLib.workflow.Workflow`, and the parameters in the scene."""
 
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        Workflow.__init__(self)
-
     def getParameterNode(self) -> SlicerFM3DParameterNode:
         """The scene's parameters of this module."""
         return SlicerFM3DParameterNode(super().getParameterNode())

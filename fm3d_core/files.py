@@ -21,8 +21,11 @@ def home_folder() -> Path:
 
 def sha256_of(path: str | Path) -> str:
     """The sha256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -35,9 +38,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         StorageError: disk full, no permission, or another failure of the file system.
     """
     path = Path(path)
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    folder = _temporary_folder(path)
     try:
         with _explained(path):
             yield folder / path.name
@@ -57,9 +58,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         StorageError: disk full, no permission, or another failure of the file system.
     """
     path = Path(path)
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    folder = _temporary_folder(path)
     try:
         with _explained(path):
             yield folder
@@ -70,6 +69,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_folder(path: Path) -> Path:
+    """A new, empty folder beside ``path``, on the same file system."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def _rename_to_new(folder: Path, path: Path) -> None:

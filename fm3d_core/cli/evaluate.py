@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -132,6 +133,6 @@ def _figure(value: float) -> str:
     return "absent" if np.isnan(value) else f"{value:.3f}"
 
 
-def _plain(scores: dict[str, float]) -> dict[str, float | None]:
+def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
     """Scores as JSON can hold them: what could not be measured is null."""
     return {name: None if np.isnan(value) else round(float(value), 5) for name, value in scores.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ def dice_per_label(
     return scores
 
 
-def mean_dice(scores: dict[str, float]) -> float:
+def mean_dice(scores: Mapping[str, float]) -> float:
     """The mean over the structures that could be measured; NaN if there is none."""
     measured = [score for score in scores.values() if not math.isnan(score)]
     return sum(measured) / len(measured) if measured else math.nan

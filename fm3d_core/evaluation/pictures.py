@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class ComparisonRow:
         truth: (X, Y, Z) voxel values i + 1 for the i-th label; None when unknown (its panel says so).
         prediction: as ``truth``.
         spacing: voxel size in mm, for the true proportions.
-        dice: name -> Dice, or their mean, or None; written under the row's name.
+        dice: name -> Dice; their mean is written under the row's name, nothing if empty.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ComparisonRow:
     truth: npt.NDArray[np.uint8] | None
     prediction: npt.NDArray[np.uint8]
     spacing: tuple[float, float, float]
-    dice: Mapping[str, float] | float | None = None
+    dice: Mapping[str, float] = field(default_factory=dict)
 
 
 def draw_comparison(path_png: str | Path, rows: Sequence[ComparisonRow], labels: Sequence[str]) -> Path:
@@ -123,7 +123,7 @@ def _colors(count: int) -> list[tuple[float, ...]]:
 
 
 def _caption(row: ComparisonRow) -> str:
-    score = mean_dice(dict(row.dice)) if isinstance(row.dice, Mapping) else row.dice
+    score = mean_dice(row.dice)
     return row.name if score is None or math.isnan(score) else f"{row.name}\nDice {score:.2f}"
 
 

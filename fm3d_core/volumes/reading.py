@@ -141,7 +141,7 @@ def _finite(array: Array, path: Path, allow_nonfinite: bool) -> Array:
         raise VolumeError(
             f"holds {count} voxel{'s' * (count > 1)} of NaN or Inf",
             path=path,
-            remedy="Replace them, for instance in Python with numpy.nan_to_num, and save the image again",
+            remedy="Repair the image; fm3d predict can take them as the smallest value: --replace-nonfinite",
         )
     logger.warning("%s: %d voxels are NaN or Inf and are taken as the smallest finite value", path, count)
     array[~finite] = array[finite].min()

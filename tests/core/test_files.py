@@ -74,8 +74,9 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path: Path) -> 
 
 def test_a_place_that_cannot_be_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file"), atomic_file(tmp_path / "file" / "below" / "a"):
-        pass
+    for place in (tmp_path / "file" / "a", tmp_path / "file" / "below" / "a"):
+        with pytest.raises(StorageError, match="file"), atomic_file(place):
+            pass
 
 
 def test_the_home_folder_follows_the_environment(fm3d_home: Path) -> None:

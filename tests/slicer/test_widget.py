@@ -89,7 +89,7 @@ def test_a_fresh_panel_offers_to_connect_and_nothing_else(widget):
     assert widget.ui.connectStatusLabel.text == "Not connected."
     enabled = [button.text for button in widget._panel.buttons.values() if button.enabled]
     assert enabled == ["Connect"]
-    assert not widget.ui.trainProgressBar.isVisible()
+    assert not widget.ui.trainProgressBar.isVisible() and not widget.ui.methodComboBox.isVisible()
 
 
 def test_the_whole_loop_by_clicks(connected, peer, tmp_path):
@@ -227,6 +227,14 @@ def test_a_server_that_is_not_there_is_told_and_the_panel_goes_on(widget):
     assert process_events_until(lambda: widget.ui.connectButton.text == "Connect")
     assert "No server answers at http://127.0.0.1:9" in widget.ui.connectStatusLabel.text
     assert widget.ui.connectButton.enabled
+
+
+def test_what_a_server_says_is_shown_as_text_and_never_as_a_page(connected, peer):
+    peer.overrides["POST /activelearning/random"] = jsonReply({"detail": "<img src='http://x/'>"}, status=422)
+    click(connected.ui.nextButton)
+    assert process_events_until(lambda: idle(connected))
+    label = connected.ui.caseStatusLabel
+    assert label.text == "<img src='http://x/'>" and label.textFormat == qt.Qt.PlainText
 
 
 def test_nothing_is_sent_without_consent(connected, peer, monkeypatch):

@@ -41,7 +41,11 @@ def test_the_patients_right_is_on_the_left_and_the_front_is_up(tmp_path: Path) -
 
 
 def test_a_picture_is_drawn_without_truth_and_with_a_constant_image(tmp_path: Path) -> None:
-    rows = [row(truth=None, dice=None), row(image=np.zeros((30, 40, 12)), dice={"liver": 0.5}), row(dice=float("nan"))]
+    rows = [
+        row(truth=None, dice={}),
+        row(image=np.zeros((30, 40, 12)), dice={"liver": 0.5}),
+        row(dice={"liver": float("nan")}),
+    ]
     picture = pixels(draw_comparison(tmp_path / "a.png", rows, ["liver"]))
     assert picture.shape[0] > picture.shape[1] and colored(picture).any()
 
