@@ -124,7 +124,7 @@ def _colors(count: int) -> list[tuple[float, ...]]:
 
 def _caption(row: ComparisonRow) -> str:
     score = mean_dice(row.dice)
-    return row.name if score is None or math.isnan(score) else f"{row.name}\nDice {score:.2f}"
+    return row.name if math.isnan(score) else f"{row.name}\nDice {score:.2f}"
 
 
 def _aspect(row: ComparisonRow) -> float:
