@@ -65,17 +65,23 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parts = scope["path"].strip("/").split("/")
-        if _from_another_page(scope):
-            error: FM3DError = ForeignPage("requests of other web pages are refused", remedy="Use a client or /docs")
-            await (await _refusal(None, error))(scope, receive, send)
-        elif parts[0] not in SERVED or parts[:2] in (["infer", "wsi"], ["infer", "wsi_v2"]):
-            error = NotServed("this address is not served", remedy="See /docs for those that are")
-            await (await _refusal(None, error))(scope, receive, send)
-        elif parts[0] == "train" and scope["method"] == "POST":
+        refused = _refused(scope)
+        if refused:
+            await (await _refusal(None, refused))(scope, receive, send)
+        elif scope["path"].startswith("/train") and scope["method"] == "POST":
             await self._training(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def _refused(scope: Scope) -> FM3DError | None:
+    """Why a request is not let through."""
+    parts = scope["path"].strip("/").split("/")
+    if parts[0] not in SERVED or parts[:2] in (["infer", "wsi"], ["infer", "wsi_v2"]):
+        return NotServed("this address is not served", remedy="See /docs for those that are")
+    if _from_another_page(scope):
+        return ForeignPage("requests of other web pages are refused", remedy="Use a client or /docs")
+    return None
 
 
 def _from_another_page(scope: Scope) -> bool:

@@ -218,3 +218,34 @@ def test_impossible_settings_are_refused(tmp_path, settings):
 def test_importing_the_commands_takes_no_torch():
     code = "import sys, fm3d_core.cli.demo, fm3d_core.cli.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_training_can_be_watched_and_stopped_and_a_second_one_is_429(server, synthetic_cases):
+    for case in synthetic_cases[:2]:
+        assert upload(server, case.name, case)[0] == 200
+        info = json.dumps({"label_info": [{"name": "ellipsoid", "idx": 1}, {"name": "tube", "idx": 2}]})
+        label = ("label", "label.nii.gz", case.label.read_bytes())
+        assert ask(server, "PUT", f"/datastore/label?image={case.name}", *form({"params": info}, label))[0] == 200
+    wanted = json.dumps({"seconds": 600, "run_id": "run-1"}).encode()
+    assert ask(server, "POST", "/train/segmentation", wanted, JSON)[0] == 200
+    status, detail = reason(server, "POST", "/train/segmentation", wanted, JSON)
+    assert (status, "a training is running" in detail) == (429, True)
+    assert stats(server)["run_id"] == "run-1"
+
+    deadline = time.monotonic() + 120
+    while (now := stats(server))["stage"] != "training" or not now["step"]:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.3)
+    params = json.dumps({"version": "untrained"})
+    path = f"/infer/segmentation?image={synthetic_cases[0].name}"
+    assert ask(server, "POST", path, *form({"params": params}))[0] == 200  # segmenting goes on meanwhile
+
+    assert ask(server, "DELETE", "/train/")[0] == 200
+    assert json.loads(ask(server, "GET", "/train/")[1])["status"] == "STOPPED"
+    assert stats(server)["stage"] == "interrupted" and "version" not in stats(server)
+    assert list(server.adapters.iterdir()) == []
+    assert psutil.wait_procs(psutil.Process(server.pid).children(recursive=True), timeout=10)[1] == []
+
+
+def stats(server):
+    return json.loads(ask(server, "GET", "/info/")[1])["train_stats"]["segmentation"]

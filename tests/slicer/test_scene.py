@@ -138,16 +138,16 @@ def draw(segmentation, name: str, voxels: tuple[slice, ...], volume) -> None:
 
 
 def test_values_follow_the_names_and_not_the_order_of_the_segments(volume, tmp_path):
-    segmentation = scene.createSegmentation(volume, ["scribble", "posterior", "anterior"], "s")
+    segmentation = scene.createSegmentation(volume, ["scribble", "anterior", "posterior"], "s")
     draw(segmentation, "scribble", np.s_[6:, :, :], volume)
     draw(segmentation, "posterior", np.s_[:2, :4, :4], volume)
     draw(segmentation, "anterior", np.s_[3:5, :4, :4], volume)
-    written = scene.writeLabel(segmentation, volume, NAMES, tmp_path / "label.nrrd")
+    written = scene.writeLabel(segmentation, volume, ["posterior", "anterior"], tmp_path / "label.nrrd")
     array, _ = read_nrrd(written.path)
     expected = np.zeros((7, 9, 12), np.uint8)
-    expected[3:5, :4, :4], expected[:2, :4, :4] = 1, 2
+    expected[:2, :4, :4], expected[3:5, :4, :4] = 1, 2
     np.testing.assert_array_equal(array.transpose(), expected)
-    assert written.labelInfo == [{"name": "anterior", "idx": 1}, {"name": "posterior", "idx": 2}]
+    assert written.labelInfo == [{"name": "posterior", "idx": 1}, {"name": "anterior", "idx": 2}]
     assert written.ignored == ["scribble"]
 
 
