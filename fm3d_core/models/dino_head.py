@@ -5,6 +5,8 @@ Caron et al. 2021 (DINO, appendix C); parameter names as in the public 3DINO wei
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,7 +50,7 @@ class DINOHead(nn.Module):
         super().__init__()
         widths = [input_channels, *[hidden] * (layers - 1), bottleneck]
         modules: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             modules += [nn.Linear(before, after), nn.GELU()]
         self.mlp = nn.Sequential(*modules[:-1])
         self.last_layer = WeightNormLinear(bottleneck, prototypes)

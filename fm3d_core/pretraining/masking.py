@@ -7,11 +7,14 @@ connected blocks (Bao et al. 2022, BEiT, here in 3D) are an option.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from fm3d_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +32,7 @@ class MaskSettings:
         shape: "uniform" (3DINO) or "blocks", connected boxes.
 
     Raises:
-        ValueError: shares outside of [0, 1] or in the wrong order.
+        SettingsError: shares outside of [0, 1] or in the wrong order, or an unknown shape.
     """
 
     ratio: tuple[float, float] = (0.2, 0.75)
@@ -38,7 +41,12 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio[0] <= self.ratio[1] <= 1 or not 0 <= self.probability <= 1:
-            raise ValueError(f"mask ratio {self.ratio} or probability {self.probability} is not a share of the whole")
+            raise SettingsError(
+                f"mask ratio {self.ratio} or probability {self.probability} is not a share of the whole",
+                remedy="Give a ratio such as 0.2 to 0.75 and a probability from 0 to 1",
+            )
+        if self.shape not in ("uniform", "blocks"):
+            raise SettingsError(f"unknown mask shape '{self.shape}'", remedy="Choose uniform or blocks")
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def draw_masks(images: int, grid: Grid, settings: MaskSettings, generator: rando
     masked = int(images * settings.probability)
     bounds = torch.linspace(*settings.ratio, masked + 1).tolist()
     hidden, upper_bound = [], 0
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         hidden.append(_draw(int(patches * generator.uniform(low, high)), grid, settings.shape, generator))
         upper_bound += int(patches * high)
     hidden += [[] for _ in range(images - masked)]
@@ -165,9 +173,7 @@ def _draw_blocks(count: int, grid: Grid, generator: random.Random) -> list[int]:
     hidden: dict[int, None] = {}  # an ordered set: the same generator state gives the same mask everywhere
     while len(hidden) < count:
         edge = generator.uniform(0.3, 1.0) * (count - len(hidden)) ** (1 / 3)
-        sides = [
-            min(max(round(edge * math.exp(generator.uniform(-0.5, 0.5) * math.log(2))), 1), size) for size in grid
-        ]
+        sides = [min(max(round(edge * math.exp(generator.uniform(-0.5, 0.5) * math.log(2))), 1), size) for size in grid]
         x, y, z = (generator.randint(0, size - side) for size, side in zip(grid, sides, strict=True))
         for i in range(x, x + sides[0]):
             for j in range(y, y + sides[1]):

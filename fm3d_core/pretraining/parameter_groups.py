@@ -75,9 +75,7 @@ def parameter_groups(
     for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
-        factors = parameter_multipliers(
-            name, depth, layer_decay=layer_decay, patch_embed_factor=patch_embed_factor
-        )
+        factors = parameter_multipliers(name, depth, layer_decay=layer_decay, patch_embed_factor=patch_embed_factor)
         group = groups.setdefault(factors, {"params": [], "names": [], "multipliers": factors})
         group["params"].append(parameter)
         group["names"].append(name)

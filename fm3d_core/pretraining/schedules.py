@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fm3d_core.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class CosineSchedule:
@@ -67,6 +69,9 @@ class ScheduleSettings:
     Attributes:
         base_learning_rate: at a batch of 1024 images; scaled by the square root of the batch over 1024.
         batch: images per step, of all processes.
+
+    Raises:
+        SettingsError: lengths that are negative or do not fit.
     """
 
     base_learning_rate: float = 2e-3
@@ -80,6 +85,15 @@ class ScheduleSettings:
     teacher_momentum: tuple[float, float] = (0.992, 1.0)
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     teacher_temperature_epochs: int = 30
+
+    def __post_init__(self) -> None:
+        lengths = (self.warmup_epochs, self.frozen_last_layer_epochs, self.teacher_temperature_epochs)
+        if self.epochs < 1 or self.epoch_steps < 1 or self.batch < 1 or min(lengths) < 0:
+            raise SettingsError("a schedule needs at least one step of one image", remedy="Raise epochs and batch")
+        if self.warmup_epochs > self.epochs:
+            raise SettingsError(
+                f"a warm-up of {self.warmup_epochs} epochs does not fit {self.epochs}", remedy="Shorten the warm-up"
+            )
 
     @property
     def steps(self) -> int:

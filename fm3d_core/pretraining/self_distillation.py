@@ -14,7 +14,7 @@ from torch import nn
 
 from fm3d_core.errors import SettingsError
 from fm3d_core.models.dino_head import DINOHead
-from fm3d_core.models.vit import ViTFeatures, VisionTransformer3D
+from fm3d_core.models.vit import VisionTransformer3D, ViTFeatures
 from fm3d_core.pretraining.losses import (
     Center,
     CenteredTargets,
@@ -174,7 +174,9 @@ class SelfDistillation(nn.Module):
         head, device = self.student.dino_head, batch.global_crops.device
         targets = self._targets(self.teacher.dino_head, taught.cls_token, temperature, self.dino_center)
         prototypes, size = head.last_layer.weight, batch.batch
-        student_views = {"dino_global": (seen.cls_token, view_pairs(views, views, size, same_views=True, device=device))}
+        student_views = {
+            "dino_global": (seen.cls_token, view_pairs(views, views, size, same_views=True, device=device))
+        }
         if batch.local_crops is not None:
             count = len(batch.local_crops) // size
             local = self.student.backbone.forward_features(batch.local_crops).cls_token

@@ -33,7 +33,8 @@ def sinkhorn_knopp(logits: torch.Tensor, temperature: float, iterations: int = 3
     logits = logits.float()
     largest = logits.max() if logits.numel() else logits.new_tensor(-torch.inf)
     weights = torch.exp((logits - reduced(largest, "max")) / temperature)
-    columns, rows = _factors(lambda part: weights[:, part], *logits.shape, iterations, logits.device)
+    samples, count = logits.shape
+    columns, rows = _factors(lambda part: weights[:, part], samples, count, iterations, logits.device)
     return weights * columns * rows[:, None]
 
 
