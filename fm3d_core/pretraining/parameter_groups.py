@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.pretraining.schedules import StepValues
@@ -24,13 +24,13 @@ class Multipliers:
     """Factors of one parameter.
 
     Attributes:
-        learning_rate: on the step's learning rate.
-        weight_decay: on the step's weight decay.
+        learning_rate_factor: on the step's learning rate.
+        weight_decay_factor: on the step's weight decay.
         last_layer: whether it belongs to the prototypes, which stay frozen at the beginning.
     """
 
-    learning_rate: float
-    weight_decay: float
+    learning_rate_factor: float
+    weight_decay_factor: float
     last_layer: bool
 
 
@@ -69,14 +69,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimiser, one per set of factors; parameters without gradient are left out.
 
-    Each group has ``params``, ``names`` and ``multipliers``; :func:`set_step_values` fills in the rest at each step.
+    Each group has ``params``, ``names`` and its factors as plain numbers, so that an optimiser's state stays readable
+    with ``weights_only``; :func:`set_step_values` fills in learning rate and weight decay at each step.
     """
     groups: dict[Multipliers, dict[str, Any]] = {}
     for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
         factors = parameter_multipliers(name, depth, layer_decay=layer_decay, patch_embed_factor=patch_embed_factor)
-        group = groups.setdefault(factors, {"params": [], "names": [], "multipliers": factors})
+        group = groups.setdefault(factors, {"params": [], "names": [], **asdict(factors)})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -85,7 +86,6 @@ def parameter_groups(
 def set_step_values(groups: Iterable[dict[str, Any]], values: StepValues) -> None:
     """Give each group of an optimiser its learning rate and weight decay for this step."""
     for group in groups:
-        factors: Multipliers = group["multipliers"]
-        rate = values.last_layer_learning_rate if factors.last_layer else values.learning_rate
-        group["lr"] = rate * factors.learning_rate
-        group["weight_decay"] = values.weight_decay * factors.weight_decay
+        rate = values.last_layer_learning_rate if group["last_layer"] else values.learning_rate
+        group["lr"] = rate * group["learning_rate_factor"]
+        group["weight_decay"] = values.weight_decay * group["weight_decay_factor"]

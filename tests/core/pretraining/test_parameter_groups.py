@@ -34,11 +34,11 @@ def test_all_parameters_of_a_large_model_equal_the_reference(reference: dict[str
     assert len(reference) == 351 and set(mine) == set(reference)
     for name, (rate, decay, last_layer) in reference.items():
         factors = parameter_multipliers(mine[name], 24)
-        assert factors.learning_rate == pytest.approx(rate, rel=1e-9), name
-        assert (factors.weight_decay, factors.last_layer) == (decay, last_layer), name
+        assert factors.learning_rate_factor == pytest.approx(rate, rel=1e-9), name
+        assert (factors.weight_decay_factor, factors.last_layer) == (decay, last_layer), name
 
 
-def test_groups_hold_each_trained_parameter_once_and_take_the_step_values() -> None:
+def test_groups_hold_each_trained_parameter_once_and_take_the_step_values(tmp_path: Path) -> None:
     model = _model(2)
     model["backbone"].mask_token.requires_grad_(False)
     groups = parameter_groups(model.named_parameters(), depth=2)
@@ -51,7 +51,9 @@ def test_groups_hold_each_trained_parameter_once_and_take_the_step_values() -> N
     assert found["backbone.blocks.1.ls1.gamma"] == pytest.approx((0.9, 0.0))
     assert found["dino_head.last_layer.weight_v"] == (0.25, 0.5)
     assert found["dino_head.mlp.0.weight"] == (1.0, 0.5)
+    torch.save(optimiser.state_dict(), tmp_path / "optimiser.pt")
+    assert torch.load(tmp_path / "optimiser.pt", weights_only=True)["param_groups"][0]["names"]
 
 
 def test_register_tokens_are_embeddings() -> None:
-    assert parameter_multipliers("backbone.register_tokens", 11).learning_rate == pytest.approx(0.9**12)
+    assert parameter_multipliers("backbone.register_tokens", 11).learning_rate_factor == pytest.approx(0.9**12)

@@ -84,16 +84,45 @@ def test_losses_and_gradient_norms_equal_the_reference(
 
 
 @pytest.mark.parametrize("keep_teacher_scores", [True, False])
-def test_gradients_the_step_and_the_teacher_equal_the_reference(
+def test_all_gradients_and_the_weights_after_the_step_equal_the_reference(
     keep_teacher_scores: bool, batch: CropBatch, reference: dict[str, Any], parity_rules: Any
 ) -> None:
     model = _model(parity_rules, replace(SETTINGS, keep_teacher_scores=keep_teacher_scores))
-    expected, config = reference["sinkhorn_separate"], reference["config"]
+    expected = reference["sinkhorn_separate"]
     _backward(model, batch, reference)
-    student, teacher = dict(model.student.named_parameters()), dict(model.teacher.named_parameters())
+    student = dict(model.student.named_parameters())
     assert {_theirs(name) for name in student} == set(expected["grads"])
     for name, parameter in student.items():
-        torch.testing.assert_close(parameter.grad, expected["grads"][_theirs(name)], atol=1e-5, rtol=1e-4)
+        _close(parameter.grad, expected["grads"][_theirs(name)])
+    _step(model, reference["config"])
+    for name, parameter in student.items():
+        mine, theirs = parameter.detach(), expected["student_after_step"][_theirs(name)]
+        if name.endswith("attn.qkv.bias"):
+            # attention does not depend on the key's bias: its gradient is rounding noise (1e-8), which Adam scales up
+            assert expected["grads"][_theirs(name)][24:48].abs().max() < 1e-7
+            mine, theirs = mine[[*range(24), *range(48, 72)]], theirs[[*range(24), *range(48, 72)]]
+        _close(mine, theirs)
+
+
+def test_clipping_the_optimiser_and_the_teacher_equal_the_reference_from_its_gradients(
+    reference: dict[str, Any], parity_rules: Any
+) -> None:
+    model, expected = _model(parity_rules, SETTINGS), reference["sinkhorn_separate"]
+    student, teacher = dict(model.student.named_parameters()), dict(model.teacher.named_parameters())
+    for name, parameter in student.items():
+        parameter.grad = expected["grads"][_theirs(name)].clone()
+    _step(model, reference["config"])
+    for name in student:
+        torch.testing.assert_close(student[name], expected["student_after_step"][_theirs(name)], atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(teacher[name], expected["teacher_after_ema"][_theirs(name)], atol=1e-6, rtol=1e-6)
+
+
+def _close(mine: torch.Tensor | None, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+def _step(model: SelfDistillation, config: dict[str, Any]) -> None:
+    """Clip, AdamW, EMA with the reference's values."""
     model.clip_gradients(config["clip"])
     groups = parameter_groups(
         model.student.named_parameters(),
@@ -106,9 +135,6 @@ def test_gradients_the_step_and_the_teacher_equal_the_reference(
     set_step_values(optimiser.param_groups, values)
     optimiser.step()
     model.update_teacher(values.teacher_momentum)
-    for name in student:
-        torch.testing.assert_close(student[name], expected["student_after_step"][_theirs(name)], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(teacher[name], expected["teacher_after_ema"][_theirs(name)], atol=1e-5, rtol=1e-4)
 
 
 def test_nothing_masked_and_no_local_crops_still_give_every_parameter_a_gradient(batch: CropBatch) -> None:
