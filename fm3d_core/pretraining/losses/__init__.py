@@ -1,6 +1,6 @@
 """Losses of self-distillation, one per file. Images are compared by how they are assigned to learned prototypes.
 
-The teacher's assignment is balanced over prototypes (``sinkhorn_knopp``) or centred (``centering``); the student's is
+The teacher's assignment is balanced over prototypes (``sinkhorn``) or centred (``centering``); the student's is
 trained towards it on class tokens (``dino``) and on masked patches (``ibot``); ``koleo`` spreads the class tokens.
 """
 
@@ -9,7 +9,7 @@ from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy, 
 from fm3d_core.pretraining.losses.dino import dino_loss, view_pairs
 from fm3d_core.pretraining.losses.ibot import ibot_loss
 from fm3d_core.pretraining.losses.koleo import koleo_loss
-from fm3d_core.pretraining.losses.sinkhorn_knopp import SinkhornTargets, sinkhorn_knopp
+from fm3d_core.pretraining.losses.sinkhorn import SinkhornTargets, sinkhorn_knopp
 from fm3d_core.pretraining.losses.targets import DenseTargets, TeacherTargets
 
 __all__ = [
