@@ -68,7 +68,17 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 def _is_network_code(module: str) -> bool:
     """Modules that are torch through and through; their callers import them inside functions."""
-    return module.endswith(("adaptation.augmentation", "adaptation.batches", "adaptation.trainer"))
+    if ".pretraining.losses" in module:
+        return True
+    return module.endswith(
+        (
+            "adaptation.augmentation",
+            "adaptation.batches",
+            "adaptation.trainer",
+            "pretraining.distributed",
+            "pretraining.self_distillation",
+        )
+    )
 
 
 def test_the_help_appears_within_a_second() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fm3d_core.models.network import DenseNetwork
 
 
@@ -31,19 +34,27 @@ class LoRA:
         Raises:
             RuntimeError: peft adapted other layers than the backbone named.
         """
-        from fm3d_core.torchvision_guard import ensure_torchvision_importable
-
-        ensure_torchvision_importable()
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-
-        targets = network.backbone.lora_targets()
         network.requires_grad_(False)
         network.head.requires_grad_(True)
-        # peft matches a list by name ending; a regular expression of full names leaves no room for accidents
-        pattern = "|".join(name.replace(".", r"\.") for name in targets)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=f"({pattern})", bias="none")
-        inject_adapter_in_model(config, network.backbone)
-        adapted = [name for name, module in network.backbone.named_modules() if isinstance(module, LoraLayer)]
-        if sorted(adapted) != sorted(targets):
-            raise RuntimeError(f"LoRA went into {sorted(set(adapted) ^ set(targets))} contrary to the backbone's list")
+        inject_lora(network.backbone, network.backbone.lora_targets(), rank=self.rank, alpha=self.alpha)
+
+
+def inject_lora(backbone: nn.Module, targets: Sequence[str], *, rank: int, alpha: float) -> None:
+    """Put trainable low-rank updates into the submodules named, in place.
+
+    Raises:
+        RuntimeError: peft adapted other layers.
+    """
+    from fm3d_core.torchvision_guard import ensure_torchvision_importable
+
+    ensure_torchvision_importable()
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    # peft matches a list by name ending; a regular expression of full names leaves no room for accidents
+    pattern = "|".join(name.replace(".", r"\.") for name in targets)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"({pattern})", bias="none")
+    inject_adapter_in_model(config, backbone)
+    adapted = [name for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
+    if sorted(adapted) != sorted(targets):
+        raise RuntimeError(f"LoRA went into {sorted(set(adapted) ^ set(targets))} contrary to the backbone's list")

@@ -1,0 +1,1 @@
+"""Pretraining: self-distillation without labels (3DINO), one loss, schedule or step per file."""

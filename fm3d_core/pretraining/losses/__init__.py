@@ -1,0 +1,28 @@
+"""Losses of self-distillation, one per file. Images are compared by how they are assigned to learned prototypes.
+
+The teacher's assignment is balanced over prototypes (``sinkhorn``) or centred (``centering``); the student's is
+trained towards it on class tokens (``dino``) and on masked patches (``ibot``); ``koleo`` spreads the class tokens.
+"""
+
+from fm3d_core.pretraining.losses.centering import Center, CenteredTargets
+from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy, soft_cross_entropy
+from fm3d_core.pretraining.losses.dino import dino_loss, view_pairs
+from fm3d_core.pretraining.losses.ibot import ibot_loss
+from fm3d_core.pretraining.losses.koleo import koleo_loss
+from fm3d_core.pretraining.losses.sinkhorn import SinkhornTargets, sinkhorn_knopp
+from fm3d_core.pretraining.losses.targets import DenseTargets, TeacherTargets
+
+__all__ = [
+    "Center",
+    "CenteredTargets",
+    "DenseTargets",
+    "SinkhornTargets",
+    "TeacherTargets",
+    "dino_loss",
+    "ibot_loss",
+    "koleo_loss",
+    "prototype_cross_entropy",
+    "sinkhorn_knopp",
+    "soft_cross_entropy",
+    "view_pairs",
+]

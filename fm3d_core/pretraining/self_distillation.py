@@ -1,0 +1,230 @@
+"""One step of 3DINO's self-distillation: a student learns from crops what its own moving average says of others.
+
+Caron et al. 2021 (DINO), Zhou et al. 2022 (iBOT), Oquab et al. 2023 (DINOv2, section 4), Xu et al. 2025 (3DINO).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fm3d_core.errors import SettingsError
+from fm3d_core.models.dino_head import DINOHead
+from fm3d_core.models.vit import VisionTransformer3D, ViTFeatures
+from fm3d_core.pretraining.losses import (
+    Center,
+    CenteredTargets,
+    SinkhornTargets,
+    TeacherTargets,
+    dino_loss,
+    ibot_loss,
+    koleo_loss,
+    view_pairs,
+)
+from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES
+from fm3d_core.pretraining.masking import CropBatch
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Size of a projection head; the defaults are 3DINO's."""
+
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+    layers: int = 3
+
+    def build(self, width: int) -> DINOHead:
+        """A fresh head for a backbone of this width."""
+        return DINOHead(width, self.prototypes, self.hidden, self.bottleneck, self.layers)
+
+
+@dataclass(frozen=True)
+class SelfDistillationSettings:
+    """What the step computes; the defaults are 3DINO's.
+
+    Attributes:
+        head: of the class tokens.
+        ibot_head: of the masked patches; None shares the head of the class tokens.
+        dino_weight, ibot_weight, koleo_weight: of the losses; 0 leaves a loss out.
+        student_temperature: the teacher's follows a schedule.
+        centering: how the teacher's assignment is kept from collapsing.
+        sinkhorn_iterations: for "sinkhorn_knopp".
+        center_momentum: for "softmax".
+        koleo_across_ranks: look for the nearest neighbour in the batches of all processes.
+        keep_teacher_scores: hold one copy of the teacher's scores (faster) instead of none (less memory).
+        chunk_entries: entries of the largest temporary of the prototype losses.
+
+    Raises:
+        SettingsError: an unknown centering or a temperature that is not positive.
+    """
+
+    head: HeadSettings = field(default_factory=HeadSettings)
+    ibot_head: HeadSettings | None = field(default_factory=HeadSettings)
+    dino_weight: float = 1.0
+    ibot_weight: float = 1.0
+    koleo_weight: float = 0.1
+    student_temperature: float = 0.1
+    centering: Literal["sinkhorn_knopp", "softmax"] = "sinkhorn_knopp"
+    sinkhorn_iterations: int = 3
+    center_momentum: float = 0.9
+    koleo_across_ranks: bool = False
+    keep_teacher_scores: bool = True
+    chunk_entries: int = CHUNK_ENTRIES
+
+    def __post_init__(self) -> None:
+        if self.centering not in ("sinkhorn_knopp", "softmax"):
+            raise SettingsError(f"unknown centering '{self.centering}'", remedy="Choose sinkhorn_knopp or softmax")
+        if self.student_temperature <= 0:
+            raise SettingsError(
+                f"student temperature {self.student_temperature} is not positive", remedy="3DINO has 0.1"
+            )
+
+
+class DistillationNetworks(nn.Module):
+    """Backbone and heads of the student, or of the teacher; keys as in the public 3DINO weights."""
+
+    def __init__(self, backbone: VisionTransformer3D, head: HeadSettings, ibot_head: HeadSettings | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dino_head = head.build(backbone.width)
+        self.ibot_head = None if ibot_head is None else ibot_head.build(backbone.width)
+
+    @property
+    def patch_head(self) -> DINOHead:
+        """The head of the masked patches."""
+        return self.dino_head if self.ibot_head is None else self.ibot_head
+
+
+class SelfDistillation(nn.Module):
+    """Student and teacher; calling it gives the losses of a batch.
+
+    Wrap the whole in DDP or FSDP; in distributed training the losses are those of the process's own crops, with the
+    teacher's assignment balanced over all processes, so that the mean over processes is the loss of the union batch.
+
+    Args:
+        backbone: the student's, with its stochastic depth; the teacher starts as its copy and never drops.
+        settings: heads, weights, centering.
+    """
+
+    def __init__(self, backbone: VisionTransformer3D, settings: SelfDistillationSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings = settings or SelfDistillationSettings()
+        self.student = DistillationNetworks(backbone, settings.head, settings.ibot_head)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.dino_center: Center | None = None
+        self.ibot_center: Center | None = None
+        if settings.centering == "softmax":
+            self.dino_center = Center(settings.head.prototypes, settings.center_momentum)
+            self.ibot_center = Center((settings.ibot_head or settings.head).prototypes, settings.center_momentum)
+
+    def train(self, mode: bool = True) -> SelfDistillation:
+        """Training mode for the student only: the teacher knows no stochastic depth."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: CropBatch, teacher_temperature: float) -> dict[str, torch.Tensor]:
+        """The terms of the loss, weighted; train on their sum.
+
+        ``dino_local`` and ``dino_global`` share one mean over all pairs of a student's and a teacher's view that are
+        not the same view; ``ibot`` is the mean over global crops; ``koleo`` the sum over global views.
+
+        Args:
+            batch: global crops (masked for the student only), local crops, masks.
+            teacher_temperature: of this step.
+        """
+        settings, masks = self.settings, batch.masks
+        with torch.no_grad():
+            taught = self.teacher.backbone.forward_features(batch.global_crops)
+        seen = self.student.backbone.forward_features(batch.global_crops, masks.hidden)
+        views = len(batch.global_crops) // batch.batch
+        terms: dict[str, torch.Tensor] = {}
+        if settings.dino_weight:
+            terms |= self._dino_terms(batch, views, taught, seen, teacher_temperature)
+        if settings.ibot_weight:
+            terms["ibot"] = settings.ibot_weight * self._ibot(batch, taught, seen, teacher_temperature)
+        if settings.koleo_weight:
+            spread = [
+                koleo_loss(view, across_ranks=settings.koleo_across_ranks) for view in seen.cls_token.chunk(views)
+            ]
+            terms["koleo"] = settings.koleo_weight * torch.stack(spread).sum()
+        return terms
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
+        for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - momentum)
+
+    def clip_gradients(self, max_norm: float = 3.0) -> dict[str, torch.Tensor]:
+        """Clip the gradients of backbone and heads, each on its own; their norms before."""
+        return {
+            name: nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+            for name, module in self.student.named_children()
+        }
+
+    def _dino_terms(
+        self, batch: CropBatch, views: int, taught: ViTFeatures, seen: ViTFeatures, temperature: float
+    ) -> dict[str, torch.Tensor]:
+        head, device = self.student.dino_head, batch.global_crops.device
+        targets = self._targets(self.teacher.dino_head, taught.cls_token, temperature, self.dino_center)
+        prototypes, size = head.last_layer.weight, batch.batch
+        student_views = {
+            "dino_global": (seen.cls_token, view_pairs(views, views, size, same_views=True, device=device))
+        }
+        if batch.local_crops is not None:
+            count = len(batch.local_crops) // size
+            local = self.student.backbone.forward_features(batch.local_crops).cls_token
+            student_views["dino_local"] = (local, view_pairs(count, views, size, same_views=False, device=device))
+        total = sum(pairs.numel() for _, pairs in student_views.values()) / size
+        return {
+            name: self.settings.dino_weight
+            / total
+            * dino_loss(
+                head.embed(tokens),
+                prototypes,
+                targets,
+                pairs,
+                size,
+                temperature=self.settings.student_temperature,
+                chunk_entries=self.settings.chunk_entries,
+            )
+            for name, (tokens, pairs) in student_views.items()
+        }
+
+    def _ibot(self, batch: CropBatch, taught: ViTFeatures, seen: ViTFeatures, temperature: float) -> torch.Tensor:
+        masks, head = batch.masks, self.student.patch_head
+        hidden = taught.patch_tokens.flatten(0, 1)[masks.indices]
+        targets = self._targets(self.teacher.patch_head, hidden, temperature, self.ibot_center)
+        return ibot_loss(
+            head.embed(seen.patch_tokens.flatten(0, 1)[masks.indices]),
+            head.last_layer.weight,
+            targets,
+            masks.weights,
+            len(batch.global_crops),
+            temperature=self.settings.student_temperature,
+            chunk_entries=self.settings.chunk_entries,
+        )
+
+    @torch.no_grad()
+    def _targets(
+        self, head: DINOHead, tokens: torch.Tensor, temperature: float, center: Center | None
+    ) -> TeacherTargets:
+        features, prototypes = head.embed(tokens), head.last_layer.weight
+        if center is None:
+            return SinkhornTargets(
+                features,
+                prototypes,
+                temperature,
+                self.settings.sinkhorn_iterations,
+                keep_scores=self.settings.keep_teacher_scores,
+            )
+        targets = CenteredTargets(features, prototypes, center.value, temperature)
+        if self.training:  # the new centre counts from the next step on
+            center.update(features, prototypes)
+        return targets
