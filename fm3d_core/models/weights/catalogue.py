@@ -33,23 +33,29 @@ class WeightEntry:
     """
 
     id: str
-    about: str
     backbone: str
-    files: tuple[str, ...]
-    source: HubSource | str | None
-    page: str
-    licence: str
-    citation: str
     wrapper: str | None
-    rename: tuple[tuple[str, str], ...]
     encoder: str
     unused: str
-    signature: str
-    megabytes: int | None = None
-    gated: str | None = None
+    properties: Mapping[str, Any]
+    rename: tuple[tuple[str, str], ...] = ()
     chunked: str | None = None
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    signature: str = ""
+    about: str = ""
+    files: tuple[str, ...] = ()
+    source: HubSource | str | None = None
+    page: str = ""
+    megabytes: int | None = None
+    licence: str = ""
+    terms: str = ""
+    citation: str = ""
+    gated: str | None = None
     preprocessing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def licence_and_terms(self) -> str:
+        """The licence's name, and what else should be known of it."""
+        return f"{self.licence} ({self.terms})" if self.terms else self.licence
 
     def renamed(self, name: str) -> str:
         """The name that a tensor of the file has in our backbone."""
@@ -83,19 +89,14 @@ def find_entry(id: str) -> WeightEntry:
 
 
 def _entry(id: str, data: dict[str, Any]) -> WeightEntry:
-    source: HubSource | str | None
-    kind, place = next(iter(data["source"].items()))
-    if kind == "hub":
-        source, page = HubSource(**place), f"https://huggingface.co/{place['repo']}"
-    elif kind == "url":
-        source, page = place, place
-    else:
-        source, page = None, place
+    place = data["source"]
+    hub = HubSource(**place["hub"]) if "hub" in place else None
+    page = place.get("page") or (f"https://huggingface.co/{hub.repo}" if hub else place["url"])
     return WeightEntry(
         **{
             **data,
             "id": id,
-            "source": source,
+            "source": hub or place.get("url"),
             "page": page,
             "files": tuple(data["files"]),
             "rename": tuple((pattern, replacement) for pattern, replacement in data["rename"]),

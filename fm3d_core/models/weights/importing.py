@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +19,24 @@ DEFAULT_BACKBONE = "residual_unet_small"
 
 
 def import_checkpoint(
-    path: str | Path, id: str | None = None, backbone: str | None = None, input_channels: int = 1
+    path: str | Path,
+    id: str | None = None,
+    backbone: str | None = None,
+    input_channels: int = 1,
+    *,
+    own_backbone: str | None = None,
 ) -> WeightCard:
-    """Convert a public weight file and keep it in the cache.
+    """Convert a weight file and keep it in the cache.
 
     Args:
-        path: the file as its authors published it.
+        path: a public file as its authors published it, or a file with the names of our own modules.
         id: of the catalogue; None: recognised by the names of its tensors, then by its own name.
-        backbone: another preset of the same family, for a file of another size.
+        backbone: for a public file of another size, another preset of the same family; for our own names, the preset.
         input_channels: image channels.
+        own_backbone: the preset for our own names if ``backbone`` is None.
 
     Raises:
-        SettingsError: unknown id or preset.
+        SettingsError: unknown id or preset, or a preset that contradicts the weights.
         WeightsError: unreadable, of no known or of several layouts, or not the whole encoder lands.
     """
     from fm3d_core.models.weights.reading import read_checkpoint
@@ -39,34 +44,40 @@ def import_checkpoint(
     path = Path(path)
     content = read_checkpoint(path)
     entry = find_entry(id) if id is not None else recognise(content, path)
-    return _convert(entry, content, path, backbone, input_channels)
+    if entry is not None:
+        return _convert(entry, content, path, backbone or entry.backbone, input_channels, id=entry.id)
+    preset = backbone or own_backbone
+    if preset is None:
+        raise WeightsError(
+            "its tensors have names of no known layout",
+            path=path,
+            remedy="Say with --as which weights it holds, or with --backbone for which backbone of ours it is",
+        )
+    return _keep_own(content, path, preset, input_channels)
 
 
-def recognise(content: dict[str, Any], path: Path) -> WeightEntry:
-    """The entry whose layout a file has.
+def recognise(content: dict[str, Any], path: Path) -> WeightEntry | None:
+    """The entry whose layout a file has; None if it has none of them.
 
     Raises:
-        WeightsError: none or several fit.
+        WeightsError: several fit.
     """
-    remedy = "Say with --as which weights it holds (fm3d weights list)"
     candidates = [entry for entry in catalogue().values() if _has_signature(entry, content)]
     if len(candidates) > 1:
         candidates = [entry for entry in candidates if _is_complete(entry, content, path)] or candidates
     if len(candidates) > 1:
         candidates = [entry for entry in candidates if path.name in entry.files] or candidates
-    if not candidates:
-        raise WeightsError("its tensors have names of no known layout", path=path, remedy=remedy)
     if len(candidates) > 1:
         names = " or ".join(entry.id for entry in candidates)
         raise WeightsError(
-            f"its tensors have the names of {names}, which nothing in the file tells apart", path=path, remedy=remedy
+            f"its tensors have the names of {names}, which nothing in the file tells apart",
+            path=path,
+            remedy="Say with --as which weights it holds (fm3d weights list)",
         )
-    return candidates[0]
+    return candidates[0] if candidates else None
 
 
-def choose_weights(
-    weights: str | Path | None, backbone: str | None, input_channels: int = 1
-) -> tuple[str, str | None]:
+def choose_weights(weights: str | Path | None, backbone: str | None, input_channels: int = 1) -> tuple[str, str | None]:
     """The preset and the sha256 of the converted weights that a user's ``--weights`` and ``--backbone`` mean.
 
     Args:
@@ -92,7 +103,8 @@ def choose_weights(
         raise WeightsError(
             "no such weight file", path=path, remedy="Give a file, or an id of fm3d weights list that is here"
         )
-    return _from_file(path, backbone, input_channels)
+    card = import_checkpoint(path, None, backbone, input_channels, own_backbone=DEFAULT_BACKBONE)
+    return card.backbone, card.sha256
 
 
 def imported(id: str) -> WeightCard:
@@ -109,9 +121,7 @@ def imported(id: str) -> WeightCard:
 
 
 def import_own(path: str | Path, preset: str, input_channels: int = 1) -> WeightCard:
-    """Check a file in our own layout against a preset and keep it in the cache.
-
-    Every tensor of the backbone must be in the file under our name and with its shape.
+    """Convert a file with the names of our own modules; every tensor of the backbone must be in it.
 
     Raises:
         SettingsError: unknown preset.
@@ -119,33 +129,7 @@ def import_own(path: str | Path, preset: str, input_channels: int = 1) -> Weight
     """
     from fm3d_core.models.weights.reading import read_checkpoint
 
-    path = Path(path)
-    tensors = _own_tensors(read_checkpoint(path))
-    expected = expected_tensors(preset, input_channels)
-    landed = {
-        name: tensors[name].to(tensor.dtype)
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape == tensor.shape
-    }
-    if len(landed) < len(expected):
-        missing = next(name for name in expected if name not in landed)
-        raise WeightsError(
-            f"only {len(landed)} of the backbone's {len(expected)} tensors are in it with the right shape "
-            f"(first missing: {missing})",
-            path=path,
-            remedy="Choose the backbone this file was made for",
-        )
-    return keep_weights(
-        landed,
-        {"properties": _blueprint(preset, input_channels)[1]},
-        path,
-        id=None,
-        backbone=preset,
-        input_channels=input_channels,
-        licence="",
-        citation="",
-        report={"landed": [len(landed), len(expected)], "unused": sorted(set(tensors) - set(landed))},
-    )
+    return _keep_own(read_checkpoint(path), Path(path), preset, input_channels)
 
 
 def expected_tensors(preset: str, input_channels: int = 1) -> dict[str, torch.Tensor]:
@@ -171,37 +155,32 @@ def _blueprint(preset: str, input_channels: int = 1) -> tuple[dict[str, torch.Te
     return {name: tensor.to("meta") for name, tensor in state.items()}, meaning(backbone.config)
 
 
-def _from_file(path: Path, backbone: str | None, input_channels: int) -> tuple[str, str]:
-    from fm3d_core.models.weights.reading import read_checkpoint
-
-    content = read_checkpoint(path)
-    own = backbone or DEFAULT_BACKBONE
-    known = [entry for entry in catalogue().values() if _has_signature(entry, content)]
-    if not known or set(expected_tensors(own, input_channels)) <= set(_own_tensors(content)):
-        card = import_own(path, own, input_channels)
-    else:
-        card = _convert(recognise(content, path), content, path, backbone, input_channels)
-    return card.backbone, card.sha256
+def _keep_own(content: dict[str, Any], path: Path, preset: str, input_channels: int) -> WeightCard:
+    check_preset(preset)
+    wrapper = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), dict)), None)
+    layout = WeightEntry(
+        id=preset, backbone=preset, wrapper=wrapper, encoder=".", unused=".", properties=_blueprint(preset)[1]
+    )
+    return _convert(layout, content, path, preset, input_channels, id=None)
 
 
 def _convert(
-    entry: WeightEntry, content: dict[str, Any], path: Path, backbone: str | None, input_channels: int
+    entry: WeightEntry, content: dict[str, Any], path: Path, preset: str, input_channels: int, *, id: str | None
 ) -> WeightCard:
     from fm3d_core.models.weights.landing import land
 
-    preset = backbone or entry.backbone
     _check_family(entry, preset)
     tensors, report = land(entry, content, expected_tensors(preset, input_channels), path)
     return keep_weights(
         tensors,
         {"properties": dict(entry.properties), "random": list(report.random)},
         path,
-        id=entry.id,
+        id=id,
         backbone=preset,
         input_channels=input_channels,
-        licence=entry.licence,
+        licence=entry.licence_and_terms,
         citation=entry.citation,
-        report=report.to_dict(),
+        report=report,
     )
 
 
@@ -234,10 +213,3 @@ def _is_complete(entry: WeightEntry, content: dict[str, Any], path: Path) -> boo
     expected = expected_tensors(entry.backbone)
     encoder = {name for name in expected if re.search(entry.encoder, name)}
     return encoder <= ours and all(re.search(entry.unused, name) for name in ours - set(expected))
-
-
-def _own_tensors(content: dict[str, Any], wrappers: Sequence[str] = ("state_dict", "model", "net")) -> dict[str, Any]:
-    from fm3d_core.models.weights.reading import named_tensors
-
-    wrapper = next((key for key in wrappers if isinstance(content.get(key), dict)), None)
-    return named_tensors(content, wrapper)

@@ -1,10 +1,9 @@
-"""The one engine that brings a file's tensors under our names and says what landed, what was unused, what is missing."""
+"""The one engine that brings a file's tensors under our names and says what landed, what not, what is missing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,46 +13,14 @@ import torch
 from fm3d_core.errors import WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry
 from fm3d_core.models.weights.reading import named_tensors
+from fm3d_core.models.weights.report import LandingReport, name_parts
 
 Expected = Mapping[str, torch.Tensor]  # the backbone's tensors, possibly on the meta device: names, shapes, dtypes
 
 
-@dataclass(frozen=True)
-class LandingReport:
-    """What became of each tensor.
-
-    Attributes:
-        encoder: tensors of the encoder that landed, and how many it has.
-        landed: tensors of the backbone that landed, and how many it has.
-        random: tensors of the backbone that such a file does not hold; they stay random.
-        unused: tensors of the file that the backbone has no use for, by the file's names.
-        unknown: tensors of the file that the catalogue does not know; not used.
-    """
-
-    encoder: tuple[int, int]
-    landed: tuple[int, int]
-    random: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """For people, one fact per line."""
-        lines = [f"{self.encoder[0]} of {self.encoder[1]} encoder tensors landed, {self.landed[0]} of "
-                 f"{self.landed[1]} in all"]
-        if self.random:
-            lines.append(f"{len(self.random)} tensors are not in the file and stay random: {_parts(self.random)}")
-        if self.unused:
-            lines.append(f"{len(self.unused)} tensors of the file are not used: {_parts(self.unused)}")
-        if self.unknown:
-            lines.append(f"{len(self.unknown)} unknown tensors of the file are not used: {_parts(self.unknown)}")
-        return lines
-
-
-def rename(entry: WeightEntry, content: dict[str, Any], path: Path | None = None) -> dict[str, tuple[str, torch.Tensor]]:
+def rename(
+    entry: WeightEntry, content: dict[str, Any], path: Path | None = None
+) -> dict[str, tuple[str, torch.Tensor]]:
     """Our name -> (the file's name, tensor).
 
     Raises:
@@ -99,7 +66,7 @@ def land(
     surplus = [theirs for ours, theirs in left.items() if theirs not in unused and re.search(entry.encoder, ours)]
     if surplus:
         raise WeightsError(
-            f"holds {len(surplus)} encoder tensors that the backbone has no place for ({_parts(surplus)})",
+            f"holds {len(surplus)} encoder tensors that the backbone has no place for ({name_parts(surplus)})",
             path=path,
             remedy=f"Choose a backbone of the file's size, or another layout than {entry.id}",
         )
@@ -113,16 +80,14 @@ def land(
     return {name: tensor.to(expected[name].dtype) for name, tensor in landed.items()}, report
 
 
-def _refuse_missing(
-    entry: WeightEntry, missing: Sequence[str], encoder: int, in_file: int, path: Path | None
-) -> None:
+def _refuse_missing(entry: WeightEntry, missing: Sequence[str], encoder: int, in_file: int, path: Path | None) -> None:
     if not missing:
         return
     raise WeightsError(
         f"{len(missing)} of the {encoder} encoder tensors of {entry.id} are missing among its {in_file} "
-        f"({_parts(missing)})",
+        f"({name_parts(missing)})",
         path=path,
-        remedy="Give the complete file of these weights, or say with --as which other ones it is",
+        remedy="Give the complete file, or choose the backbone or the weights (--as) that it really is",
     )
 
 
@@ -171,14 +136,3 @@ def _check_chunks(names: Sequence[str], pattern: str, path: Path | None) -> None
         path=path,
         remedy="Give the file as its authors published it, not one saved again by another program",
     )
-
-
-def _parts(names: Sequence[str]) -> str:
-    """Names by their first distinguishing parts, with counts: 'blocks.6-blocks.23 (252), norm (2)'."""
-    counts: dict[str, int] = {}
-    for name in names:
-        words = name.removeprefix("module.").removeprefix("network.").removeprefix("backbone.").split(".")
-        part = ".".join(words[:2]) if len(words) > 2 and words[0] == "blocks" else words[0]
-        counts[part] = counts.get(part, 0) + 1
-    shown = [f"{part} ({count})" if count > 1 else part for part, count in counts.items()]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -84,7 +84,10 @@ def _refuse_by_first_bytes(head: bytes, path: Path) -> None:
     if not head:
         reason, remedy = "it is empty", DOWNLOAD_AGAIN
     elif start.startswith(b"version https://git-lfs"):
-        reason, remedy = "it is a Git LFS pointer, not the file itself", "Run git lfs pull, or download it from its page"
+        reason, remedy = (
+            "it is a Git LFS pointer, not the file itself",
+            "Run git lfs pull, or download it",
+        )
     elif start.startswith((b"<!doctype html", b"<html")):
         reason, remedy = "it is a web page", "Download the file itself; sites may ask for a login first"
     if reason:

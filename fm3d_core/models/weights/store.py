@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import WeightsError
 from fm3d_core.files import atomic_file, home_folder, sha256_of, storage_error
+from fm3d_core.models.weights.report import LandingReport
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,18 @@ class WeightCard:
     source_sha256: str
     licence: str
     citation: str
-    report: dict[str, Any]
+    report: LandingReport
     created: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WeightCard:
+        """From the JSON of ``dataclasses.asdict``.
+
+        Raises:
+            TypeError, KeyError, AttributeError: it is not a card.
+        """
+        report = {name: tuple(values) for name, values in data["report"].items()}
+        return cls(**{**data, "report": LandingReport(**report)})
 
 
 def weights_folder() -> Path:
@@ -90,9 +101,7 @@ def keep_weights(
     )
     sha256 = new_sha256(content).hexdigest()
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    made = WeightCard(
-        sha256=sha256, source=source.name, source_sha256=sha256_of(source), created=created, **card
-    )
+    made = WeightCard(sha256=sha256, source=source.name, source_sha256=sha256_of(source), created=created, **card)
     folder = _private_folder()
     text = json.dumps(asdict(made), indent=2, ensure_ascii=False)
     for path, data in ((folder / f"{sha256}.safetensors", content), (folder / f"{sha256}.json", text.encode())):
@@ -157,8 +166,8 @@ def _independent(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def _read_card(path: Path) -> WeightCard:
     try:
-        card = WeightCard(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        card = WeightCard.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             "the card of a converted copy cannot be read", path=path, remedy="Delete it and import the weights again"
         ) from error
