@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, me
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
 DEFAULT_BACKBONE = "residual_unet_small"
 
 
@@ -98,12 +100,17 @@ def choose_weights(weights: str | Path | None, backbone: str | None, input_chann
         card = imported(str(weights))
         if backbone not in (None, card.backbone):
             raise _contradiction(find_entry(str(weights)), card.backbone, backbone)
-        return card.backbone, card.sha256
+        return _chosen(card)
     if not path.is_file():
         raise WeightsError(
             "no such weight file", path=path, remedy="Give a file, or an id of fm3d weights list that is here"
         )
-    card = import_checkpoint(path, None, backbone, input_channels, own_backbone=DEFAULT_BACKBONE)
+    return _chosen(import_checkpoint(path, None, backbone, input_channels, own_backbone=DEFAULT_BACKBONE))
+
+
+def _chosen(card: WeightCard) -> tuple[str, str]:
+    if card.report.random:
+        logger.warning("weights %s: %s", card.id or card.source, "; ".join(card.report.lines()))
     return card.backbone, card.sha256
 
 

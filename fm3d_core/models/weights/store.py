@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -70,7 +71,7 @@ def cached_weights(sha256: str) -> Path:
         WeightsError: it is not on this computer.
     """
     path = weights_folder() / f"{sha256}.safetensors"
-    if not path.is_file():
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not path.is_file():
         raise WeightsError(
             "the backbone's weight file is not on this computer",
             path=path,

@@ -163,6 +163,13 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
         _import(tmp_path)
 
 
+def test_what_stays_random_is_said_when_such_weights_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(small_public_content("selfsup"), tmp_path / "selfsup.pt")
+    import_checkpoint(tmp_path / "selfsup.pt", backbone="swin_unetr_tiny_legacy")
+    choose_weights("selfsup", None)
+    assert "31 tensors are not in the file and stay random" in caplog.text
+
+
 def test_weights_choose_the_backbone_and_a_contradiction_is_said(tmp_path: Path) -> None:
     assert choose_weights(None, None) == ("residual_unet_small", None)
     assert choose_weights(None, "vit_tiny") == ("vit_tiny", None)
@@ -178,6 +185,8 @@ def test_weights_choose_the_backbone_and_a_contradiction_is_said(tmp_path: Path)
         choose_weights("btcv", "magic")
     with pytest.raises(WeightsError, match="no such weight file"):
         choose_weights("absent.pth", None)
+    with pytest.raises(WeightsError, match="not on this computer"):
+        create_backbone(BackboneSpec("vit_tiny", weights="../" + card.sha256[3:]))
     own = create_backbone(BackboneSpec("residual_unet_small", seed=3)).state_dict()  # type: ignore[attr-defined]
     torch.save(own, tmp_path / "own.pth")
     assert choose_weights(tmp_path / "own.pth", None)[0] == "residual_unet_small"
