@@ -76,11 +76,11 @@ class Weights:
         table = Table("id", "backbone", "download", "here", "licence", title=str(weights_folder()))
         for entry in catalogue().values():
             size = f"{entry.megabytes} MB" if entry.megabytes else "by hand" if entry.source is None else ""
-            here = [card for card in cards if card.id == entry.id]
-            table.add_row(entry.id, entry.backbone, size, f"yes, {here[0].sha256[:8]}" if here else "", entry.licence)
+            here = next((card for card in cards if card.id == entry.id), None)
+            table.add_row(entry.id, entry.backbone, size, _place(here) if here else "", entry.licence)
         for card in cards:
             if card.id is None:
-                table.add_row(f"own file {card.source}", card.backbone, "", f"yes, {card.sha256[:8]}", "")
+                table.add_row(f"own file {card.source}", card.backbone, "", _place(card), "")
         console.print(table)
 
     def _info(self, console: Console) -> None:
@@ -136,6 +136,12 @@ class Weights:
             )
         count = len(list(weights_folder().glob("*.safetensors")))
         console.print(f"{count} weight files in {weights_folder()}: all as they were written", soft_wrap=True)
+
+
+def _place(card: WeightCard) -> str:
+    from fm3d_core.models.weights.store import cached_weights
+
+    return f"yes, {card.sha256[:8]}, {cached_weights(card.sha256).stat().st_size / 1e6:.0f} MB"
 
 
 def _describe(console: Console, entry: WeightEntry) -> None:

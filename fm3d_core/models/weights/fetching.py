@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import shutil
@@ -80,10 +81,12 @@ def _from_hub(entry: WeightEntry, source: HubSource) -> Path:
             f"{source.file} of {source.repo} at {source.revision} was not found",
             remedy=f"Look at {entry.page}, download the file and run fm3d weights import FILE --as {entry.id}",
         ) from error
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
-        raise _not_reached(entry, f"the download failed ({type(error).__name__})") from error
     except OSError as error:
-        raise storage_error(source.file, error) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise storage_error(source.file, error) from error
+        raise _not_reached(entry, f"the download failed ({type(error).__name__})") from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the library below; no OSError
+        raise _not_reached(entry, f"the download failed ({type(error).__name__})") from error
     return Path(path)
 
 

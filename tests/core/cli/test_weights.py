@@ -21,6 +21,7 @@ from fm3d_core.models.weights.store import weight_cards, weights_folder
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB_FILES = [f"/lab/open/resolve/{COMMIT}/{name}.pth" for name in ("hub", "hub_cut")]
 # entries of a small network, one per kind of place; its names are those of our residual U-Net below the entry's id
 TEMPLATE = """
 {id}:
@@ -69,14 +70,14 @@ class _Hub(BaseHTTPRequestHandler):
             self.send_header("X-Error-Message", "Access to model lab/gated is restricted")
             self.send_header("Content-Length", "0")
             self.end_headers()
-        elif self.path.split("?")[0] in (f"/lab/open/resolve/{COMMIT}/hub.pth", "/files/address.pth", "/cut/cut.pth"):
+        elif self.path.split("?")[0] in (*HUB_FILES, "/files/address.pth", "/cut/cut.pth"):
             self.send_response(200)
             self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", str(len(self.content)))
             self.end_headers()
             if body:
-                self.wfile.write(self.content[:1000] if "/cut/" in self.path else self.content)
+                self.wfile.write(self.content[:1000] if "cut" in self.path else self.content)
                 self.close_connection = True
         else:
             self.send_response(404)
@@ -112,6 +113,7 @@ def entries(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     places = {
         "hub": (open_hub, ""),
         "lost": (hub.format(repo="open", revision=COMMIT, file="lost.pth"), ""),
+        "hub_cut": (hub.format(repo="open", revision=COMMIT, file="hub_cut.pth"), ""),
         "gated": (hub.format(repo="gated", revision=COMMIT, file="gated.pth"), "gated: Ask for access on its page"),
         "address": (f"{{url: '{server}/files/address.pth?dl=1', page: '{server}/about'}}", ""),
         "cut": (f"{{url: '{server}/cut/cut.pth'}}", ""),
@@ -172,7 +174,8 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(
     [
         ("gated", "access to lab/gated was not granted to this computer. Ask for access on its page"),
         ("lost", f"lost.pth of lab/open at {COMMIT} was not found"),
-        ("cut", "the download"),
+        ("cut", "the download ended after 1000 of"),
+        ("hub_cut", "hub_cut: the download failed"),
         ("gone", "the download failed (HTTP Error 404"),
         ("manual", "cannot be downloaded by a program. Get the file from https://example.org/manual and run"),
         ("magic", "unknown weights 'magic'"),
