@@ -13,7 +13,7 @@ from fm3d_core.adaptation.cases import TrainingCase
 from fm3d_core.devices import autocast
 from fm3d_core.errors import Stopped
 from fm3d_core.models.backbone import Backbone, Size
-from fm3d_core.models.network import DenseNetwork, pad_to_multiple
+from fm3d_core.models.network import DenseNetwork
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 
 CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
@@ -148,7 +148,7 @@ class FeatureSource:
             if should_stop():
                 raise Stopped("Training")
             clock.report(done)
-            padded = pad_to_multiple(image[None].to(device), network.backbone.size_multiple)
+            padded = network.pad(image[None].to(device))
             maps = _half_features(network.backbone, padded, device)
             target = torch.zeros((1, 1, *padded.shape[-3:]))
             target[0, :, : label.shape[1], : label.shape[2], : label.shape[3]] = label

@@ -10,7 +10,8 @@ from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library
 from fm3d_core.adaptation.cases import LabeledCase, load_cases, plan_preprocessing, prepare_cases
 from fm3d_core.adaptation.methods import Method, check_method
 from fm3d_core.adaptation.settings import FinetuneSettings
-from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone, import_weights
+from fm3d_core.models.weights.importing import choose_weights
+from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import Preprocessing
@@ -96,8 +97,8 @@ def _build(
     task: SegmentationTask, settings: FinetuneSettings, method: Method
 ) -> tuple[DenseNetwork, BackboneSpec, str]:
     """The network ready to train, what rebuilds its backbone, and the backbone's identity."""
-    weights = import_weights(settings.weights, settings.backbone, task.channels) if settings.weights else None
-    spec = BackboneSpec(settings.backbone, task.channels, settings.seed, weights)
+    preset, weights = choose_weights(settings.weights, settings.backbone, task.channels)
+    spec = BackboneSpec(preset, task.channels, settings.seed, weights)
     backbone = create_backbone(spec)
     sha256 = backbone_sha256(backbone)
 

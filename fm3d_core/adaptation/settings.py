@@ -15,8 +15,9 @@ class FinetuneSettings:
 
     Attributes:
         method: what trains: full, lora or linear_probe.
-        backbone: preset name of the backbone.
-        weights: weight file of the backbone; without one its weights are random (from the seed).
+        backbone: preset name of the backbone; None takes the one the weights are for, or residual_unet_small.
+        weights: weight file of the backbone, or the id of one that is here (fm3d weights list); without it the
+            weights are random (from the seed).
         seconds: time budget of the training itself, without reading the volumes.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
@@ -29,7 +30,7 @@ class FinetuneSettings:
     """
 
     method: str = "full"
-    backbone: str = "residual_unet_small"
+    backbone: str | None = None
     weights: Path | None = None
     seconds: float = 90.0
     steps: int | None = None
@@ -43,7 +44,8 @@ class FinetuneSettings:
         from fm3d_core.models.zoo import check_preset
 
         check_method(self.method)
-        check_preset(self.backbone)
+        if self.backbone is not None:
+            check_preset(self.backbone)
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")

@@ -53,6 +53,7 @@ def _commands() -> Any:
     from fm3d_core.cli.finetune import Finetune
     from fm3d_core.cli.predict import Predict
     from fm3d_core.cli.serve import ServeSettings
+    from fm3d_core.cli.weights import Weights
 
     commands = {
         "demo": DemoSettings,
@@ -62,6 +63,7 @@ def _commands() -> Any:
         "predict": Predict,
         "evaluate": Evaluate,
         "adapters": Adapters,
+        "weights": Weights,
     }
     return Union[  # noqa: UP007  # built at run time
         tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.models.patch_merging import LegacyPatchMerging, PatchMergingOrder
 
 
 class SwinUNETRBackbone(nn.Module):
@@ -16,22 +17,33 @@ class SwinUNETRBackbone(nn.Module):
     Args:
         input_channels: image channels.
         feature_size: width of the first stage (a multiple of 12; public weights: 48).
+        patch_merging: the order in which neighbouring patches are joined, a property of the weights: "legacy" for
+            files from MONAI before 1.5 (all public ones), "monai-1.5" for what was trained with MONAI since.
+
+    Raises:
+        ValueError: another ``patch_merging``, or a ``feature_size`` that is not a multiple of 12.
     """
 
     kind: Literal["pyramid"] = "pyramid"
 
-    def __init__(self, input_channels: int = 1, feature_size: int = 24) -> None:
+    def __init__(
+        self, input_channels: int = 1, feature_size: int = 24, patch_merging: PatchMergingOrder = "monai-1.5"
+    ) -> None:
         from monai.networks.nets import SwinUNETR
 
         super().__init__()
-        # The order in which patches merge changed in MONAI 1.5 and is a property of the weights: part of the identity.
+        merging: dict[str, Any] = {"legacy": LegacyPatchMerging, "monai-1.5": "merging"}
+        if patch_merging not in merging:
+            raise ValueError(f"patch_merging is {patch_merging!r}, not one of {', '.join(merging)}")
         self.config: dict[str, Any] = {
             "input_channels": input_channels,
             "feature_size": feature_size,
-            "patch_merging": "monai-1.5",
+            "patch_merging": patch_merging,
         }
         self.input_channels = input_channels
-        self.network = SwinUNETR(in_channels=input_channels, out_channels=1, feature_size=feature_size)
+        self.network = SwinUNETR(
+            in_channels=input_channels, out_channels=1, feature_size=feature_size, downsample=merging[patch_merging]
+        )
         self.network.out = nn.Identity()
         width = feature_size
         self.feature_channels = (width, width, 2 * width, 4 * width, 8 * width, 16 * width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
@@ -11,15 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
-from fm3d_core.files import atomic_file, home_folder, sha256_of
+from fm3d_core.models.weights.store import cached_weights, read_header, weights_folder
 
 if TYPE_CHECKING:
     import torch
 
     from fm3d_core.models.backbone import Backbone
 
+__all__ = [
+    "BackboneSpec",
+    "backbone_sha256",
+    "cached_weights",
+    "check_preset",
+    "create_backbone",
+    "import_weights",
+    "meaning",
+    "presets",
+    "weights_folder",
+]
+
 _MODULES = {
     "ResidualUNet": "fm3d_core.models.residual_unet",
+    "SegResNetBackbone": "fm3d_core.models.segresnet",
+    "SuPreMUNet": "fm3d_core.models.suprem_unet",
     "SwinUNETRBackbone": "fm3d_core.models.swin_unetr",
     "VisionTransformer3D": "fm3d_core.models.vit",
 }
@@ -33,7 +48,7 @@ class BackboneSpec:
         preset: a name of :func:`presets`.
         input_channels: image channels.
         seed: of the random weights, when no weight file is given (and of what a file does not hold).
-        weights: sha256 of the weight file, None for random weights.
+        weights: sha256 of the converted weight file in the cache, None for random weights.
     """
 
     preset: str
@@ -102,89 +117,57 @@ def _bytes_type() -> torch.dtype:
     return torch.uint8
 
 
-def weights_folder() -> Path:
-    """Where imported weight files are kept, each under its sha256."""
-    return home_folder() / "weights"
-
-
-def cached_weights(sha256: str) -> Path:
-    """The imported weight file with this hash.
-
-    Raises:
-        WeightsError: it is not on this computer.
-    """
-    path = weights_folder() / f"{sha256}.safetensors"
-    if not path.is_file():
-        raise WeightsError(
-            "the backbone's weight file is not on this computer",
-            path=path,
-            remedy="Copy it from the computer where the adapter was trained (same folder, same name)",
-        )
-    return path
-
-
 def import_weights(path: str | Path, preset: str, input_channels: int = 1) -> str:
-    """Check a weight file against a preset, keep it as safetensors in the cache, and return its sha256.
+    """Check a weight file in our own layout against a preset, keep it in the cache, and return its sha256.
 
     Files of torch (read with ``weights_only=True``) and safetensors are accepted. Every tensor of the backbone must
-    be in the file with its shape; names are those of our modules.
+    be in the file with its shape; names are those of our modules. Public files: see :mod:`fm3d_core.models.weights`.
 
     Raises:
+        SettingsError: unknown preset.
         WeightsError: unreadable, not a weight file, or not all of the backbone's tensors land.
     """
-    import safetensors.torch
+    from fm3d_core.models.weights.importing import import_own
 
-    tensors = _read_tensors(Path(path))
-    backbone = create_backbone(BackboneSpec(preset, input_channels))
-    _check_landing(backbone, tensors, Path(path))
-    wanted = set(backbone.state_dict())  # type: ignore[attr-defined]
-    kept = {name: tensor.contiguous().float() for name, tensor in tensors.items() if name in wanted}
-    staging = weights_folder() / f"import-{preset}.safetensors"
-    with atomic_file(staging) as temporary:
-        safetensors.torch.save_file(kept, temporary)
-    sha256 = sha256_of(staging)
-    staging.replace(weights_folder() / f"{sha256}.safetensors")
-    return sha256
+    return import_own(path, preset, input_channels).sha256
+
+
+def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a backbone's ``config`` under which the same tensors compute something else, by name."""
+    return {name: config[name] for name in ("patch_merging", "position_interpolation") if name in config}
 
 
 def _load(backbone: Backbone, path: Path) -> None:
-    tensors = _read_tensors(path)
-    _check_landing(backbone, tensors, path)
-    backbone.load_state_dict(tensors, strict=False)  # type: ignore[attr-defined]  # completeness was just checked
+    """Load a converted copy: all of its tensors, and all of the backbone's but those it says it does not hold.
 
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    import pickle
-
+    Raises:
+        WeightsError: damaged, made for another backbone, or for other options of it.
+    """
     import safetensors
     import safetensors.torch
-    import torch
 
-    remedy = "Give a .safetensors or .pth file of tensors for this backbone; download it again if it is damaged"
-    if not path.is_file():
-        raise WeightsError("no such weight file", path=path, remedy="Check the path")
+    header = read_header(path)
+    options = meaning(backbone.config)
+    for name, value in header.get("properties", {}).items():
+        if options.get(name) != value:
+            raise WeightsError(
+                f"these weights need {name} {value}, not {options.get(name)}",
+                path=path,
+                remedy="Choose the backbone they were imported for (fm3d weights list)",
+            )
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError("not a readable weight file", path=path, remedy=remedy) from error
-    for wrapper in ("state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightsError("holds something else than named tensors", path=path, remedy=remedy)
-    return content
-
-
-def _check_landing(backbone: Backbone, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    wanted: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
-    landed = [name for name, tensor in wanted.items() if name in tensors and tensors[name].shape == tensor.shape]
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError("the converted copy is damaged", path=path, remedy="Import or fetch it again") from error
+    state: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
+    wanted = {name: tensor.shape for name, tensor in state.items() if name not in header.get("random", [])}
+    landed = [name for name, shape in wanted.items() if name in tensors and tensors[name].shape == shape]
     if len(landed) < len(wanted):
-        missing = next(name for name in wanted if name not in set(landed))
+        missing = next(name for name in wanted if name not in landed)
         raise WeightsError(
             f"only {len(landed)} of the backbone's {len(wanted)} tensors are in it with the right shape "
             f"(first missing: {missing})",
             path=path,
-            remedy="Choose the backbone this file was made for",
+            remedy=f"Choose the backbone it was imported for, with {backbone.input_channels} image channels",
         )
+    backbone.load_state_dict(tensors, strict=False)  # type: ignore[attr-defined]  # completeness was just checked

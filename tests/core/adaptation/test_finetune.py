@@ -12,7 +12,7 @@ import torch
 
 from fm3d_core.adaptation import FinetuneSettings, LabeledCase, finetune, untrained_adapter
 from fm3d_core.adaptation.cases import load_cases, plan_preprocessing
-from fm3d_core.errors import CaseError, FM3DError, SettingsError, Stopped
+from fm3d_core.errors import CaseError, FM3DError, SettingsError, Stopped, WeightsError
 from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
@@ -75,6 +75,27 @@ def test_imported_weights_are_what_training_starts_from(
     adapter = finetune(synthetic_cases[:1], task, settings)
     network = adapter.build_network()
     assert all(torch.equal(network.backbone.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_public_weights_are_named_by_their_id_and_choose_the_backbone(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, quick: FinetuneSettings, tmp_path: Path
+) -> None:
+    from fm3d_core.models.weights.importing import import_checkpoint
+    from fm3d_core.models.zoo import BackboneSpec, create_backbone
+
+    state = create_backbone(BackboneSpec("suprem_segresnet", seed=9)).state_dict()  # type: ignore[attr-defined]
+    named = {f"module.{name.removeprefix('network.')}": tensor for name, tensor in state.items()}
+    torch.save({"net": named, "epoch": 1}, tmp_path / "public.pth")
+    sha256 = import_checkpoint(tmp_path / "public.pth").sha256
+    settings = replace(quick, method="linear_probe", weights=Path("suprem_segresnet"))
+    adapter = finetune(synthetic_cases[:1], task, settings)
+    assert adapter.card.backbone == BackboneSpec("suprem_segresnet", weights=sha256)
+    network = adapter.build_network()
+    assert all(torch.equal(network.backbone.state_dict()[name], tensor) for name, tensor in state.items())
+    with pytest.raises(SettingsError, match="suprem_segresnet are for the backbone suprem_segresnet, not for vit_tiny"):
+        finetune(synthetic_cases[:1], task, replace(settings, backbone="vit_tiny"))
+    with pytest.raises(WeightsError, match="btcv are not on this computer"):
+        finetune(synthetic_cases[:1], task, replace(settings, weights=Path("btcv")))
 
 
 def test_cancelling_stops_at_every_stage(

@@ -21,7 +21,7 @@ def _trained(network: DenseNetwork) -> set[str]:
     return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("backbone", ["residual_unet_small", "swin_unetr_tiny", "vit_tiny"])
+@pytest.mark.parametrize("backbone", ["residual_unet_small", "swin_unetr_tiny", "suprem_segresnet", "vit_tiny"])
 def test_lora_starts_as_the_plain_network_and_trains_only_its_updates_and_the_head(backbone: str) -> None:
     network = _network(backbone)
     targets = network.backbone.lora_targets()

@@ -1,0 +1,104 @@
+"""The catalogue of public weight files, as typed entries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fm3d_core.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file on Hugging Face: repository ``owner/name``, revision (commit or branch), path in it."""
+
+    repo: str
+    revision: str
+    file: str
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """One kind of public weight file; ``catalogue.yaml`` says what each field means.
+
+    Attributes:
+        source: a :class:`HubSource`, a URL that can be downloaded, or None where a person must download from ``page``.
+        page: where a person can look at it or get it.
+        megabytes: None where it is not known.
+        chunked, gated: None where they do not apply.
+    """
+
+    id: str
+    backbone: str
+    wrapper: str | None
+    encoder: str
+    unused: str
+    properties: Mapping[str, Any]
+    rename: tuple[tuple[str, str], ...] = ()
+    chunked: str | None = None
+    signature: str = ""
+    about: str = ""
+    files: tuple[str, ...] = ()
+    source: HubSource | str | None = None
+    page: str = ""
+    megabytes: int | None = None
+    licence: str = ""
+    terms: str = ""
+    citation: str = ""
+    gated: str | None = None
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def licence_and_terms(self) -> str:
+        """The licence's name, and what else should be known of it."""
+        return f"{self.licence} ({self.terms})" if self.terms else self.licence
+
+    def renamed(self, name: str) -> str:
+        """The name that a tensor of the file has in our backbone."""
+        for pattern, replacement in self.rename:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def read_catalogue(text: str) -> dict[str, WeightEntry]:
+    """Entries by id from YAML text, in its order."""
+    import yaml
+
+    return {id: _entry(id, data) for id, data in yaml.safe_load(text).items()}
+
+
+@cache
+def catalogue() -> dict[str, WeightEntry]:
+    """All public weight files by id."""
+    return read_catalogue((Path(__file__).parent / "catalogue.yaml").read_text(encoding="utf-8"))
+
+
+def find_entry(id: str) -> WeightEntry:
+    """The entry with this id.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if id not in catalogue():
+        raise SettingsError(f"unknown weights '{id}'", remedy=f"Choose one of: {', '.join(catalogue())}")
+    return catalogue()[id]
+
+
+def _entry(id: str, data: dict[str, Any]) -> WeightEntry:
+    place = data["source"]
+    hub = HubSource(**place["hub"]) if "hub" in place else None
+    page = place.get("page") or (f"https://huggingface.co/{hub.repo}" if hub else place["url"])
+    return WeightEntry(
+        **{
+            **data,
+            "id": id,
+            "source": hub or place.get("url"),
+            "page": page,
+            "files": tuple(data["files"]),
+            "rename": tuple((pattern, replacement) for pattern, replacement in data["rename"]),
+        }
+    )
