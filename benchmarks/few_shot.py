@@ -50,7 +50,7 @@ class Benchmark:
 
     data: Path = Path("../shared/data/hippocampus")
     shots: tuple[int, ...] = (1, 3, 5)
-    seconds: tuple[float, ...] = (15, 30, 60, 120)
+    seconds: tuple[float, ...] = (15, 30, 60)
     seeds: int = 1
     method: str = "full"
     threads: int = 2
