@@ -5,20 +5,41 @@ Block names are those of MONAI and of 3DINO's released heads, so that their weig
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.network import pad_to_multiple
-from fm3d_core.models.unet_blocks import finish_residual_block, projection_block, residual_block, upsampling_block
+from fm3d_core.models.unet_blocks import ProjectionBlock, ResidualBlock, UpsamplingBlock
 from fm3d_core.models.vit import Spacing
 from fm3d_core.models.vit_adapter import ViTAdapter
 
-_BLOCK = {"kernel_size": 3, "norm_name": "instance", "res_block": True}
+
+class EncoderBlock(nn.Module):
+    """A residual block under MONAI's name ``layer``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layer = ResidualBlock(inputs, outputs)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.layer(maps)
+
+
+class OutputBlock(nn.Module):
+    """A 1x1x1 convolution under MONAI's name ``conv.conv``."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(OrderedDict(conv=nn.Conv3d(inputs, classes, kernel_size=1)))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.conv(maps)
 
 
 class LinearDecoder(nn.Module):
@@ -69,32 +90,29 @@ class UNETRHead(nn.Module):
         folded_channels: int = 1,
         feature_size: int = 32,
     ) -> None:
-        from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
-
         super().__init__()
         if tuple(patch_size) != (16, 16, 16):
             raise ValueError(f"UNETR's decoder needs patches of 16 x 16 x 16 voxels, not {patch_size}")
         size = feature_size
         for index in range(1, 5):
             self.add_module(f"channel_merge{index}", nn.Linear(width * folded_channels, width))
-        self.encoder1 = UnetrBasicBlock(3, input_channels, size, stride=1, **_BLOCK)
-        project = {"stride": 1, "upsample_kernel_size": 2, "conv_block": True, **_BLOCK}
-        self.encoder2 = UnetrPrUpBlock(3, width, 2 * size, num_layer=2, **project)
-        self.encoder3 = UnetrPrUpBlock(3, width, 4 * size, num_layer=1, **project)
-        self.encoder4 = UnetrPrUpBlock(3, width, 8 * size, num_layer=0, **project)
-        self.decoder5 = UnetrUpBlock(3, width, 8 * size, upsample_kernel_size=2, **_BLOCK)
-        self.decoder4 = UnetrUpBlock(3, 8 * size, 4 * size, upsample_kernel_size=2, **_BLOCK)
-        self.decoder3 = UnetrUpBlock(3, 4 * size, 2 * size, upsample_kernel_size=2, **_BLOCK)
-        self.decoder2 = UnetrUpBlock(3, 2 * size, size, upsample_kernel_size=2, **_BLOCK)
-        self.out = UnetOutBlock(3, size, classes)
+        self.encoder1 = EncoderBlock(input_channels, size)
+        self.encoder2 = ProjectionBlock(width, 2 * size, steps=2)
+        self.encoder3 = ProjectionBlock(width, 4 * size, steps=1)
+        self.encoder4 = ProjectionBlock(width, 8 * size, steps=0)
+        self.decoder5 = UpsamplingBlock(width, 8 * size)
+        self.decoder4 = UpsamplingBlock(8 * size, 4 * size)
+        self.decoder3 = UpsamplingBlock(4 * size, 2 * size)
+        self.decoder2 = UpsamplingBlock(2 * size, size)
+        self.out = OutputBlock(size, classes)
 
     def forward(self, maps: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
         """Scores (B, classes, X, Y, Z) from four maps (B, width * folded_channels, X/16, ...), shallow to deep."""
         merged = [self._merge(index, tokens) for index, tokens in enumerate(maps, start=1)]
-        hidden = upsampling_block(self.decoder5, merged[3], projection_block(self.encoder4, merged[2]))
-        hidden = upsampling_block(self.decoder4, hidden, projection_block(self.encoder3, merged[1]))
-        hidden = upsampling_block(self.decoder3, hidden, projection_block(self.encoder2, merged[0]))
-        return self.out(upsampling_block(self.decoder2, hidden, residual_block(self.encoder1.layer, image)))
+        hidden = self.decoder5(merged[3], self.encoder4(merged[2]))
+        hidden = self.decoder4(hidden, self.encoder3(merged[1]))
+        hidden = self.decoder3(hidden, self.encoder2(merged[0]))
+        return self.out(self.decoder2(hidden, self.encoder1(image)))
 
     def _merge(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
         layer = self.get_submodule(f"channel_merge{index}")
@@ -112,38 +130,36 @@ class ViTAdapterUNETR(nn.Module):
     """
 
     def __init__(self, feature_model: ViTAdapter, classes: int, feature_size: int = 32) -> None:
-        from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
-
         super().__init__()
         self.feature_model = feature_model
         width, size = feature_model.feature_channels[0], feature_size
-        encoded = [size, size, 2 * size, 4 * size, 8 * size]
-        for index, (before, after) in enumerate(
-            zip([feature_model.input_channels, *[width] * 4], encoded, strict=True), start=1
-        ):
-            self.add_module(f"encoder{index}", UnetrBasicBlock(3, before, after, stride=1, **_BLOCK))
-        for index in (4, 3, 2, 1):
-            up = UnetrUpBlock(3, encoded[index], encoded[index - 1], upsample_kernel_size=2, **_BLOCK)
-            self.add_module(f"decoder{index}", up)
-        self.out = UnetOutBlock(3, size, classes)
+        self.encoder1 = EncoderBlock(feature_model.input_channels, size)
+        self.encoder2 = EncoderBlock(width, size)
+        self.encoder3 = EncoderBlock(width, 2 * size)
+        self.encoder4 = EncoderBlock(width, 4 * size)
+        self.encoder5 = EncoderBlock(width, 8 * size)
+        self.decoder4 = UpsamplingBlock(8 * size, 4 * size)
+        self.decoder3 = UpsamplingBlock(4 * size, 2 * size)
+        self.decoder2 = UpsamplingBlock(2 * size, size)
+        self.decoder1 = UpsamplingBlock(size, size)
+        self.out = OutputBlock(size, classes)
 
     def forward(self, image: torch.Tensor, spacing: Spacing | None = None) -> torch.Tensor:
         """Scores (B, classes, X, Y, Z) of ``image`` (B, C, X, Y, Z) of any size."""
         padded = pad_to_multiple(image, self.feature_model.size_multiple)
         half, quarter, eighth, sixteenth = self.feature_model.levels(padded, spacing)
-        hidden = residual_block(self._encoder(5), sixteenth)
-        hidden = upsampling_block(self.get_submodule("decoder4"), hidden, residual_block(self._encoder(4), eighth))
-        hidden = upsampling_block(self.get_submodule("decoder3"), hidden, residual_block(self._encoder(3), quarter))
-        del quarter, eighth, sixteenth
-        second = self._encoder(2)
-        skip = finish_residual_block(
-            second, half.convolve(second.conv1.conv.weight), lambda: half.convolve(second.conv3.conv.weight)
-        )
-        hidden = upsampling_block(self.get_submodule("decoder2"), hidden, skip)
-        del half, skip
-        scores = upsampling_block(self.get_submodule("decoder1"), hidden, residual_block(self._encoder(1), padded))
+        hidden = self.decoder4(self.encoder5(sixteenth), self.encoder4(eighth))
+        hidden = self.decoder3(hidden, self.encoder3(quarter))
+        hidden = self.decoder2(hidden, self._encode(half))
+        del half, quarter  # the largest tensors, before the full resolution
+        scores = self.out(self.decoder1(hidden, self.encoder1(padded)))
         x, y, z = image.shape[-3:]
-        return self.out(scores)[..., :x, :y, :z]
+        return scores[..., :x, :y, :z]
 
-    def _encoder(self, index: int) -> Any:
-        return self.get_submodule(f"encoder{index}.layer")
+    def _encode(self, half: HalfResolutionMap) -> torch.Tensor:
+        block = self.encoder2.layer
+        shortcut = block.conv3.conv.weight if block.conv3 else None
+        return block.combine(
+            half.convolve(block.conv1.conv.weight),
+            lambda: half.materialise() if shortcut is None else half.convolve(shortcut),
+        )

@@ -91,6 +91,12 @@ class DeformableAttention3D(nn.Module):
             values: (B, N, C), the levels one after the other, Z fastest.
             grids: the size of each level; together they have N voxels.
         """
+        return self.gather(query, centres, self.value_proj(values), grids)
+
+    def gather(
+        self, query: torch.Tensor, centres: torch.Tensor, projected: torch.Tensor, grids: Sequence[Size]
+    ) -> torch.Tensor:
+        """As :meth:`forward`, on values that went through ``value_proj`` already: (B, N, C * ratio)."""
         batch, queries, _ = query.shape
         axes = list(_AXES[self.axis_order])
         sizes = torch.tensor(grids, device=query.device, dtype=torch.float32)  # (L, 3)
@@ -98,7 +104,7 @@ class DeformableAttention3D(nn.Module):
         places = centres[:, axes].view(1, queries, 1, 1, 1, 3) + offsets / sizes[:, axes].view(1, 1, 1, -1, 1, 3)
         weights = self.attention_weights(query).float().view(batch, queries, self.heads, self.levels * self.points)
         weights = weights.softmax(dim=-1).view(batch, queries, self.heads, self.levels, self.points)
-        value = self.value_proj(values).unflatten(-1, (self.heads, -1))
+        value = projected.unflatten(-1, (self.heads, -1))
         return self.output_proj(_gather(value, grids, places.flip(-1), weights).to(query.dtype))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fm3d_core.models.unet_blocks import add, upsample_and_convolve
+from fm3d_core.models.unet_blocks import add, convolve, upsample_and_convolve
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class HalfResolutionMap:
 
         In training the batch norm needs the map's own statistics, and the map is made.
         """
-        padding = weight.shape[-1] // 2
         if self.norm.training or self.norm.running_var is None or self.norm.running_mean is None:
-            return F.conv3d(self.materialise(), weight, padding=padding)
+            return convolve(self.materialise(), weight)
         scale = (self.norm.running_var + self.norm.eps).rsqrt() * self.norm.weight
         constant = self.norm.bias - self.norm.running_mean * scale
         constant = constant + scale * (self.projection.bias + self.up.bias)  # type: ignore[operator]
@@ -55,7 +54,7 @@ class HalfResolutionMap:
         of_stem = torch.einsum("omxyz,ms->osxyz", scaled, self.projection.weight.flatten(1))
         of_ones = torch.einsum("omxyz,m->oxyz", weight, constant).unsqueeze(1)
         stem = torch.cat([self.stem, torch.ones_like(self.stem[:, :1])], dim=1)
-        total = F.conv3d(_last(stem), _last(torch.cat([of_stem, of_ones], dim=1)), padding=padding)
+        total = convolve(stem, torch.cat([of_stem, of_ones], dim=1))
         total = add(total, upsample_and_convolve(self.quarter, self.up.weight, scaled))
         return add(total, _resize_and_convolve(self.tokens, total.shape[-3:], scaled))
 
@@ -79,6 +78,3 @@ def _resize_matrix(short: int, long: int, taps: int, like: torch.Tensor) -> torc
     padded = F.pad(resized, (0, 0, taps // 2, taps // 2))
     return torch.stack([padded[tap : tap + long] for tap in range(taps)]).to(like.dtype)
 
-
-def _last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last_3d)

@@ -23,6 +23,8 @@ from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.layers import DropPath
 from fm3d_core.models.vit import Spacing, VisionTransformer3D
 
+_QUERIES = 2048  # of the prior's tokens at a time: their intermediate values stay in a processor's cache
+
 
 class SpatialPrior(nn.Module):
     """A small convolutional pyramid of the image itself, at 1/2, 1/4, 1/8 and 1/16 of its size."""
@@ -91,11 +93,16 @@ class Injector(nn.Module):
     def forward(
         self, query: torch.Tensor, centres: torch.Tensor, prior: torch.Tensor, grids: Sequence[Size]
     ) -> torch.Tensor:
-        return self.gamma * self.attn(self.query_norm(query), centres, self.feat_norm(prior), grids)
+        parts = prior.split(_QUERIES, dim=1)
+        projected = torch.cat([self.attn.value_proj(self.feat_norm(part)) for part in parts], dim=1)
+        return self.gamma * self.attn.gather(self.query_norm(query), centres, projected, grids)
 
 
 class Extractor(nn.Module):
-    """Adds to the prior's tokens what they gather from the ViT's patch tokens, then a feed-forward."""
+    """Adds to the prior's tokens what they gather from the ViT's patch tokens, then a feed-forward.
+
+    In inference the prior's tokens are overwritten, a few at a time: they are many.
+    """
 
     def __init__(self, width: int, attention: dict[str, Any], ffn_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -109,8 +116,18 @@ class Extractor(nn.Module):
     def forward(
         self, prior: torch.Tensor, centres: torch.Tensor, grids: Sequence[Size], tokens: torch.Tensor, grid: Size
     ) -> torch.Tensor:
-        prior = prior + self.attn(self.query_norm(prior), centres, self.feat_norm(tokens), [grid])
-        return prior + self.drop_path(self.ffn(self.ffn_norm(prior), grids))
+        projected = self.attn.value_proj(self.feat_norm(tokens))
+        if self.training or torch.is_grad_enabled():
+            prior = prior + self.attn.gather(self.query_norm(prior), centres, projected, [grid])
+            return prior + self.drop_path(self.ffn(self.ffn_norm(prior), grids))
+        parts = prior.split(_QUERIES, dim=1)
+        for part, places in zip(parts, centres.split(_QUERIES), strict=True):
+            part += self.attn.gather(self.query_norm(part), places, projected, [grid])
+        hidden = torch.cat([self.ffn.fc1(self.ffn_norm(part)) for part in parts], dim=1)
+        hidden = F.gelu(self.ffn.dwconv(hidden, grids))
+        for part, inner in zip(parts, hidden.split(_QUERIES, dim=1), strict=True):
+            part += self.ffn.fc2(inner)
+        return prior
 
 
 class Interaction(nn.Module):
