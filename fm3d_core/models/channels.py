@@ -1,4 +1,4 @@
-"""Images of several channels through a backbone of one: the channels go into the batch and their features are merged."""
+"""Images of several channels through a backbone of one: channels go into the batch, their features are merged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class FoldedChannels(nn.Module):
     def __init__(self, backbone: Any, channels: int) -> None:
         super().__init__()
         if backbone.input_channels != 1:
-            raise ValueError(f"only one-channel backbones see channels one by one, this takes {backbone.input_channels}")
+            raise ValueError(
+                f"only a one-channel backbone sees channels one by one, not one of {backbone.input_channels}"
+            )
         self.backbone = backbone
         self.input_channels = self.folded_channels = channels
         self.kind: Literal["tokens", "pyramid"] = backbone.kind

@@ -77,4 +77,3 @@ def _resize_matrix(short: int, long: int, taps: int, like: torch.Tensor) -> torc
     resized = F.interpolate(sources, size=long, mode="linear", align_corners=False)[0].T  # (long, short)
     padded = F.pad(resized, (0, 0, taps // 2, taps // 2))
     return torch.stack([padded[tap : tap + long] for tap in range(taps)]).to(like.dtype)
-

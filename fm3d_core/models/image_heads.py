@@ -41,9 +41,7 @@ def pooled_width(backbone: Any, layers: int = 1, mean_patch: bool = False) -> in
     return int(backbone.width) * (layers + int(mean_patch))
 
 
-def pooled_features(
-    backbone: Any, image: torch.Tensor, layers: int = 1, mean_patch: bool = False
-) -> torch.Tensor:
+def pooled_features(backbone: Any, image: torch.Tensor, layers: int = 1, mean_patch: bool = False) -> torch.Tensor:
     """One vector per image: (B, :func:`pooled_width`).
 
     Args:

@@ -45,7 +45,8 @@ class Attention(nn.Module):
         return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
 
     def _mix(self, qkv: torch.Tensor, rotation: torch.Tensor | None) -> torch.Tensor:
-        mixed = F.scaled_dot_product_attention(*self._split(qkv, rotation))  # (B, H, N, C/H)
+        query, key, value = self._split(qkv, rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, H, N, C/H)
         return mixed.transpose(1, 2).flatten(2)
 
     def _split(self, qkv: torch.Tensor, rotation: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

@@ -44,8 +44,8 @@ class LightDecoder(nn.Module):
         widths = [max(channels // 2**step, 16) for step in range(steps + 1)]
         self.steps = nn.ModuleList()
         for step in range(steps):
-            factor = tuple(2 if step >= steps - axis else 1 for axis in doublings)
-            up = nn.ConvTranspose3d(widths[step], widths[step + 1], kernel_size=factor, stride=factor)
+            x, y, z = (2 if step >= steps - axis else 1 for axis in doublings)
+            up = nn.ConvTranspose3d(widths[step], widths[step + 1], kernel_size=(x, y, z), stride=(x, y, z))
             self.steps.append(nn.Sequential(up, ResidualBlock(widths[step + 1], widths[step + 1])))
         self.image = nn.Conv3d(input_channels, widths[-1], kernel_size=4, stride=2, padding=1)
         self.join = ResidualBlock(2 * widths[-1], widths[-1])
@@ -53,9 +53,7 @@ class LightDecoder(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
         """Scores (B, classes, X, Y, Z) from maps [(B, width, X/p, Y/p, Z/p)] of ``image`` (B, C, X, Y, Z)."""
-        projected = [
-            layer(tokens.movedim(1, -1)) for layer, tokens in zip(self.projections, maps, strict=True)
-        ]
+        projected = [layer(tokens.movedim(1, -1)) for layer, tokens in zip(self.projections, maps, strict=True)]
         hidden = F.gelu(self.norm(torch.stack(projected).sum(dim=0))).movedim(-1, 1)
         for step in self.steps:
             hidden = step(hidden)

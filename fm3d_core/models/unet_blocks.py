@@ -164,10 +164,11 @@ def instance_norm(maps: torch.Tensor) -> torch.Tensor:
         return F.instance_norm(maps, eps=_EPS)
     maps = channels_last(maps)
     voxels = _voxels(maps)
-    voxels.sub_(voxels.mean(dim=1, keepdim=True, dtype=torch.float32))
+    exact = torch.promote_types(maps.dtype, torch.float32)
+    voxels.sub_(voxels.mean(dim=1, keepdim=True, dtype=exact))
     # the diagonal of the Gram matrix: the quickest sum of squares over the slow axis
     variance = (voxels.transpose(1, 2) @ voxels).diagonal(dim1=1, dim2=2) / voxels.shape[1]
-    voxels.mul_((variance.float() + _EPS).rsqrt().unsqueeze(1))
+    voxels.mul_((variance.to(exact) + _EPS).rsqrt().unsqueeze(1))
     return maps
 
 

@@ -28,7 +28,7 @@ def flat_block_name(name: str) -> str:
 
     Chunks are a matter of its sharding, not of the model; the second number counts through all chunks.
     """
-    return re.sub(r"\bblocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+    return re.sub(r"\bblocks\.\d+\.(\d+)\.(?=norm|attn|ls|mlp)", r"blocks.\1.", name)
 
 
 class PatchEmbedding(nn.Module):
@@ -184,7 +184,7 @@ class VisionTransformer3D(nn.Module):
         shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in embedded]
         packed = torch.cat([tokens.flatten(0, 1) for tokens in embedded])
         for block in self.blocks:
-            packed = self._call(block.forward_packed, packed, shapes, rotations)  # type: ignore[arg-type]
+            packed = self._call(block.forward_packed, packed, shapes, rotations)
         normalised = self.norm(packed)
         counts = [batch * count for batch, count in shapes]
         pieces = zip(packed.split(counts), normalised.split(counts), shapes, strict=True)
@@ -201,7 +201,7 @@ class VisionTransformer3D(nn.Module):
         patches = self.patch_embed(image)
         if masks is not None:
             patches = torch.where(masks.unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
-        first = self.cls_token
+        first: torch.Tensor = self.cls_token
         if self.rotary_wavelengths is None:
             positions = self.position_embedding(grid, position_interpolation)
             first, patches = first + positions[:, :1], patches + positions[:, 1:].to(patches.dtype)
@@ -218,7 +218,7 @@ class VisionTransformer3D(nn.Module):
 
     def _call(self, block: Any, *arguments: Any) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *arguments, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
 
     def grid_of(self, image: torch.Tensor) -> Size:

@@ -1,7 +1,7 @@
 """ViT-Adapter in three dimensions: maps of four resolutions from a plain ViT.
 
-Chen et al. 2023 (ViT-Adapter); Xu et al. 2025 (3DINO's 3D form). Parameter names are those of 3DINO's released decoders,
-apart from the ViT's block chunks (:func:`fm3d_core.models.vit.flat_block_name`).
+Chen et al. 2023 (ViT-Adapter); Xu et al. 2025 (3DINO's 3D form). Parameter names are those of 3DINO's released
+decoders, apart from the ViT's block chunks (:func:`fm3d_core.models.vit.flat_block_name`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class SpatialPrior(nn.Module):
             *_convolution(prior_width, prior_width, stride=1),
             *_convolution(prior_width, prior_width, stride=1),
         )
-        self.conv2, self.conv3, self.conv4 = (nn.Sequential(*_convolution(a, b, stride=2)) for a, b in pairwise(channels))
+        self.conv2, self.conv3, self.conv4 = (
+            nn.Sequential(*_convolution(a, b, stride=2)) for a, b in pairwise(channels)
+        )
         self.fc1, self.fc2, self.fc3, self.fc4 = (nn.Conv3d(inner, width, kernel_size=1) for inner in channels)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -233,9 +235,11 @@ class ViTAdapter(nn.Module):
             for stage in range(stages)
         )
         self.up = nn.ConvTranspose3d(width, width, kernel_size=2, stride=2)
+        self.norm1 = nn.BatchNorm3d(width)
         for level in range(1, 5):
             self.add_module(f"channel_merge{level}", nn.Conv3d(width * self.folded, width, kernel_size=1))
-            self.add_module(f"norm{level}", nn.BatchNorm3d(width))
+            if level > 1:
+                self.add_module(f"norm{level}", nn.BatchNorm3d(width))
 
     def features(self, image: torch.Tensor, spacing: Spacing | None = None) -> list[torch.Tensor]:
         """Maps (B, width, X/s, Y/s, Z/s) of strides 2, 4, 8 and 16."""
@@ -248,18 +252,14 @@ class ViTAdapter(nn.Module):
         """As :meth:`features`, the finest map as the terms it is the sum of: it is the largest tensor by far."""
         stem, prior = self.spm(image)
         grids = [tuple(level.shape[-3:]) for level in prior]
-        packed = torch.cat(
-            [to_tokens(level) + self.level_embed[index] for index, level in enumerate(prior)], dim=1
-        )
+        packed = torch.cat([to_tokens(level) + self.level_embed[index] for index, level in enumerate(prior)], dim=1)
         del prior
         packed, stages = self._interact(image, packed, grids, spacing)
         quarter, eighth, sixteenth = (
             to_map(tokens, grid)
             for tokens, grid in zip(packed.split([math.prod(grid) for grid in grids], dim=1), grids, strict=True)
         )
-        half = HalfResolutionMap(
-            stem, self.spm.fc1, quarter, self.up, self._merge(1, stages[0]), self.get_submodule("norm1")
-        )
+        half = HalfResolutionMap(stem, self.spm.fc1, quarter, self.up, self._merge(1, stages[0]), self.norm1)
         coarser = [quarter, eighth, sixteenth]
         for level in (2, 3, 4):
             added = F.interpolate(
@@ -298,7 +298,7 @@ class ViTAdapter(nn.Module):
 
     def _call(self, module: Any, *arguments: Any) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(module, *arguments, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(module, *arguments, use_reentrant=False)
         return module(*arguments)
 
     def lora_targets(self) -> list[str]:

@@ -35,9 +35,7 @@ def fixture_file(parity: Any) -> Callable[[str], Any]:
 def fill(parity: Any) -> Callable[..., None]:
     """Fill a module with the fixtures' weights; deformable offsets as the fixtures' README says."""
 
-    def fill(
-        module: nn.Module, prefix: str, reference_name: Callable[[str], str] = str, offsets: float = 0.02
-    ) -> None:
+    def fill(module: nn.Module, prefix: str, reference_name: Callable[[str], str] = str, offsets: float = 0.02) -> None:
         with torch.no_grad():
             for name, tensor in module.state_dict().items():
                 key = reference_name(name)

@@ -78,6 +78,29 @@ def test_queries_lie_where_the_fixtures_say_and_offsets_start_as_theirs(
         torch.testing.assert_close(voxel_centres(grid)[:, axes], expected["reference_points"][0, :, 0])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("order", ["corrected", "reference"])
+@pytest.mark.parametrize("case", ["cube", "aniso"])
+def test_what_queries_gather_and_its_gradients_equal_the_reference(
+    case: str, order: str, fixture_file: Callable[[str], Any], parity: Any
+) -> None:
+    fixture = fixture_file("msda3d.pt")
+    expected = fixture["cases"][f"{case}_{order}"]
+    axis_order: Any = "3dino" if order == "reference" else "corrected"
+    attention = DeformableAttention3D(32, levels=3, heads=8, points=4, ratio=0.5, axis_order=axis_order)
+    attention.load_state_dict(fixture["state_dict"])
+    grids: Any = [tuple(grid) for grid in expected["spatial_shapes"].tolist()]
+    count = sum(x * y * z for x, y, z in grids)
+    query = parity.det(f"msda_q_{case}", expected["y"].shape).requires_grad_()
+    values = parity.det(f"msda_f_{case}", (2, count, 32)).requires_grad_()
+    found = attention(query, voxel_centres(tuple(size // 16 for size in expected["shape"])), values, grids)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected["y"], atol=1e-5, rtol=1e-4)
+    (found * parity.det(f"msda_g_{case}", expected["y"].shape)).sum().backward()
+    torch.testing.assert_close(query.grad, expected["dq"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values.grad.sum(dim=1), expected["df_sum"], atol=1e-5, rtol=1e-4)  # type: ignore[union-attr]
+    weights = attention.sampling_offsets.weight.grad
+    torch.testing.assert_close(weights, expected["dw_offsets"], atol=1e-5, rtol=1e-4)
+
+
 def test_an_unknown_axis_order_and_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="'corrected' or '3dino'"):
         DeformableAttention3D(32, axis_order="xyz")  # type: ignore[arg-type]
