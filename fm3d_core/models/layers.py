@@ -5,9 +5,15 @@ Dosovitskiy et al. 2021 (ViT), Touvron et al. 2021 (LayerScale), Oquab et al. 20
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from fm3d_core.models.rotary import rotate
+
+Shape = tuple[int, int]  # images of a batch, tokens per image
 
 
 class Attention(nn.Module):
@@ -19,21 +25,35 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        batch, count, width = tokens.shape
-        query, key, value = self._split(tokens)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, H, N, C/H)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+    def forward(self, tokens: torch.Tensor, rotation: torch.Tensor | None = None) -> torch.Tensor:
+        return self.proj(self._mix(self.qkv(tokens), rotation))
 
-    def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward_packed(
+        self, packed: torch.Tensor, shapes: Sequence[Shape], rotations: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        """The same for several batches whose tokens are packed to (T, C): only tokens of one image see each other."""
+        pieces = self.qkv(packed).split([batch * count for batch, count in shapes])
+        mixed = [
+            self._mix(piece.unflatten(0, shape), rotation).flatten(0, 1)
+            for piece, shape, rotation in zip(pieces, shapes, rotations, strict=True)
+        ]
+        return self.proj(torch.cat(mixed))
+
+    def attention_map(self, tokens: torch.Tensor, rotation: torch.Tensor | None = None) -> torch.Tensor:
         """The attention weights (B, H, N, N), rows sum to one."""
-        query, key, _ = self._split(tokens)
+        query, key, _ = self._split(self.qkv(tokens), rotation)
         return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
 
-    def _split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        batch, count, width = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, C/H)
+    def _mix(self, qkv: torch.Tensor, rotation: torch.Tensor | None) -> torch.Tensor:
+        query, key, value = self._split(qkv, rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, H, N, C/H)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _split(self, qkv: torch.Tensor, rotation: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value  # three of (B, H, N, C/H)
 
 
 class FeedForward(nn.Module):
@@ -80,12 +100,17 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+    def forward(self, branch: torch.Tensor, shapes: Sequence[Shape] | None = None) -> torch.Tensor:
+        """``branch`` (B, ...), or with ``shapes`` the tokens of several batches packed to (T, C)."""
         if not self.training or self.probability == 0:
             return branch
         keep = 1 - self.probability
-        mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) < keep
-        return branch * mask.to(branch.dtype) / keep
+        samples = branch.shape[0] if shapes is None else sum(batch for batch, _ in shapes)
+        mask = (torch.rand(samples, device=branch.device) < keep).to(branch.dtype) / keep
+        if shapes is not None:
+            counts = [count for batch, count in shapes for _ in range(batch)]
+            mask = torch.cat([factor.expand(count) for factor, count in zip(mask, counts, strict=True)])
+        return branch * mask.view(-1, *[1] * (branch.ndim - 1))
 
     def extra_repr(self) -> str:
         return f"probability={self.probability}"
@@ -106,6 +131,14 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens))))
+    def forward(self, tokens: torch.Tensor, rotation: torch.Tensor | None = None) -> torch.Tensor:
+        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), rotation)))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
+
+    def forward_packed(
+        self, packed: torch.Tensor, shapes: Sequence[Shape], rotations: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        """The same for several batches of images, their tokens packed to (T, C)."""
+        attended = self.attn.forward_packed(self.norm1(packed), shapes, rotations)
+        packed = packed + self.drop_path(self.ls1(attended), shapes)
+        return packed + self.drop_path(self.ls2(self.mlp(self.norm2(packed))), shapes)

@@ -56,15 +56,22 @@ class SegmentationTask:
         return {name: index for index, name in enumerate(self.labels, start=1)}
 
     def build_head(self, backbone: Backbone, *, linear: bool = False) -> nn.Module:
-        """The head for a backbone: linear over its maps, or UNETR's decoder for token maps unless ``linear``."""
+        """The head for a backbone.
+
+        Linear over its maps for a pyramid or if ``linear``; for token maps UNETR's decoder, or the light one where the
+        patch is not 16 voxels.
+        """
         from fm3d_core.models.decoders import UNETRHead
         from fm3d_core.models.heads import LinearHead
+        from fm3d_core.models.light_decoder import LightDecoder
 
-        if backbone.kind == "tokens" and not linear:
-            return UNETRHead(
-                backbone.feature_channels[0], self.classes, backbone.feature_strides[0], backbone.input_channels
-            )
-        return LinearHead(backbone.feature_channels, self.classes)
+        if backbone.kind == "pyramid" or linear:
+            return LinearHead(backbone.feature_channels, self.classes)
+        width, patch = backbone.feature_channels[0], backbone.feature_strides[0]
+        if patch != (16, 16, 16):
+            return LightDecoder(width, self.classes, patch, backbone.input_channels)
+        folded = int(getattr(backbone, "folded_channels", 1))
+        return UNETRHead(width // folded, self.classes, patch, backbone.input_channels, folded)
 
     def loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z).

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from fm3d_core.models.vit import VisionTransformer3D
-
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
+from fm3d_core.models.vit import VisionTransformer3D, ViTFeatures, flat_block_name
 
 
 @pytest.fixture(scope="module")
-def parity() -> Any:
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    sys.path.insert(0, str(PARITY))
-    import parity_rules
-
-    return parity_rules
-
-
-@pytest.fixture(scope="module")
-def reference(parity: Any) -> dict[str, Any]:
-    return torch.load(PARITY / "backbone.pt", weights_only=True)
+def reference(fixture_file: Callable[[str], Any]) -> dict[str, Any]:
+    return fixture_file("backbone.pt")
 
 
 @pytest.fixture(scope="module")
 def model(reference: dict[str, Any]) -> VisionTransformer3D:
     model = VisionTransformer3D(image_size=48, width=48, depth=4, heads=3).eval()
-    model.load_state_dict({_flat(name): tensor for name, tensor in reference["state_dict"].items()})
+    model.load_state_dict({flat_block_name(name): tensor for name, tensor in reference["state_dict"].items()})
     return model
-
-
-def _flat(name: str) -> str:
-    """Our name of a reference parameter: block chunks are a matter of its sharding, not of the model."""
-    return re.sub(r"blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
 
 
 def _close(mine: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -91,7 +73,7 @@ def test_gradients_equal_the_reference(model: VisionTransformer3D, reference: di
     model(parity.inp("backbone/native48", (2, 1, 48, 48, 48))).pow(2).mean().backward()
     mine = dict(model.named_parameters())
     for name, theirs in reference["grad_of_mean_sq_cls"].items():
-        _close(mine[_flat(name)].grad, theirs)
+        _close(mine[flat_block_name(name)].grad, theirs)
 
 
 def test_the_attention_is_that_of_the_true_last_block(reference: dict[str, Any], parity: Any) -> None:
@@ -122,3 +104,121 @@ def test_stochastic_depth_acts_in_training_only() -> None:
         assert torch.equal(model.eval()(image), model(image))
         outputs = {float(model.train()(image).sum()) for _ in range(12)}
     assert len(outputs) > 1
+
+
+def _lively(**options: Any) -> VisionTransformer3D:
+    """A small ViT whose attention is far from uniform."""
+    torch.manual_seed(0)
+    model = VisionTransformer3D(image_size=32, width=48, depth=3, heads=3, layer_scale=1.0, **options).eval()
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)  # type: ignore[union-attr,arg-type]
+    return model
+
+
+CROPS = [(2, 1, 32, 32, 32), (3, 1, 16, 32, 16), (1, 1, 48, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"register_tokens": 2, "feed_forward": "swiglu"}, {"rotary_wavelengths": (20.0, 500.0)}]
+)
+def test_crops_of_several_sizes_in_one_pass_equal_a_pass_per_crop(options: dict[str, Any]) -> None:
+    model = _lively(**options)
+    crops = [torch.randn(shape) for shape in CROPS]
+    masks = [torch.rand(2, 8) < 0.5, None, None]
+    spacings = [(1.0, 1.0, 2.0)] * 3 if options.get("rotary_wavelengths") else [None] * 3
+    with torch.no_grad():
+        together = model.forward_many(crops, masks, spacings=spacings)
+        for found, crop, mask, spacing in zip(together, crops, masks, spacings, strict=True):
+            alone = model.forward_features(crop, mask, spacing=spacing)
+            for part in ("cls_token", "patch_tokens", "before_norm", "register_tokens"):
+                torch.testing.assert_close(getattr(found, part), getattr(alone, part), atol=1e-6, rtol=1e-5)
+
+
+def test_stochastic_depth_of_one_pass_drops_whole_images() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer3D(image_size=32, width=48, depth=1, heads=3, layer_scale=1.0, drop_path=0.5).train()
+    crops = [torch.randn(shape) for shape in CROPS]
+    with torch.no_grad():
+        embedded = [model.embed(crop) for crop in crops]
+        unchanged = torch.zeros(6)
+        for _ in range(40):
+            for features, tokens, start in zip(model.forward_many(crops), embedded, (0, 2, 5), strict=True):
+                same = (features.before_norm == tokens).all(dim=-1)  # (B, N): both branches dropped
+                assert torch.equal(same.any(dim=1), same.all(dim=1)), "a part of an image was dropped"
+                unchanged[start : start + len(tokens)] += same.all(dim=1)
+    assert ((unchanged > 0) & (unchanged < 40)).all()  # a quarter of the draws, for every image by itself
+
+
+def test_register_tokens_take_part_and_are_no_patches() -> None:
+    model = _lively(register_tokens=3)
+    image = torch.randn(2, 1, 32, 16, 32)
+    with torch.no_grad():
+        found = model.forward_features(image)
+        model.register_tokens.add_(1)
+        assert (model(image) - found.cls_token).abs().max() > 1e-4
+    assert found.patch_tokens.shape == (2, 4, 48) and found.register_tokens.shape == (2, 3, 48)
+    assert found.before_norm.shape == (2, 8, 48)
+    assert [maps.shape for maps in model.features(image)] == [(2, 48, 2, 1, 2)] * 4
+    assert model.last_attention(image).shape == (2, 3, 8, 8)
+
+
+def test_new_options_leave_the_identity_of_models_without_them() -> None:
+    assert not {"register_tokens", "rotary_wavelengths"} & set(_lively().config)
+    assert _lively(register_tokens=3).config["register_tokens"] == 3
+
+
+def test_activation_checkpointing_changes_nothing_but_what_is_kept() -> None:
+    image, kept, results = torch.randn(2, 1, 32, 32, 32), [], []
+    for enabled in (False, True):
+        model = _lively().train()
+        model.activation_checkpointing = enabled
+        saved: list[int] = []
+        weights = {tensor.data_ptr() for tensor in (image, *model.parameters())}
+
+        def pack(tensor: torch.Tensor, saved: list[int] = saved, weights: set[int] = weights) -> torch.Tensor:
+            saved.append(0 if tensor.data_ptr() in weights else tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            features = model.forward_features(image)
+        kept.append(sum(saved))
+        features.cls_token.square().sum().backward()
+        results.append((features, [parameter.grad for parameter in model.parameters()]))
+    assert kept[1] < kept[0] / 3
+    (plain, gradients), (recomputed, recomputed_gradients) = results
+    assert torch.equal(plain.cls_token, recomputed.cls_token)
+    for a, b in zip(gradients, recomputed_gradients, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"register_tokens": 2, "rotary_wavelengths": (20.0, 500.0)}])
+def test_it_compiles_without_graph_breaks(options: dict[str, Any]) -> None:
+    model = _lively(**options)
+    spacing = (1.0, 1.0, 2.0) if options else None
+    image = torch.randn(1, 1, 32, 16, 32)
+
+    def call(image: torch.Tensor) -> ViTFeatures:
+        return model.forward_features(image, spacing=spacing)
+
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    many = torch.compile(
+        lambda crops: model.forward_many(crops, spacings=[spacing] * 2), fullgraph=True, backend="eager"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image).patch_tokens, call(image).patch_tokens)
+        torch.testing.assert_close(
+            many([image, image[..., :16]])[0].cls_token, call(image).cls_token, atol=1e-6, rtol=1e-5
+        )
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_names_the_nearest_that_are() -> None:
+    model = _lively()
+    with pytest.raises(ValueError, match=r"\(50, 48, 7\).*nearest legal sizes are \(48, 48, 16\) or \(64, 48, 16\)"):
+        model(torch.randn(1, 1, 50, 48, 7))
+
+
+def test_wrong_channels_or_axes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"shape \(batch, 1, X, Y, Z\), not \(1, 3, 32, 32, 32\)"):
+        _lively().features(torch.randn(1, 3, 32, 32, 32))
+    with pytest.raises(ValueError, match=r"not \(1, 32, 32, 32\)"):
+        _lively()(torch.randn(1, 32, 32, 32))

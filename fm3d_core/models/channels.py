@@ -1,0 +1,54 @@
+"""Images of several channels through a backbone of one: channels go into the batch, their features are merged."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fm3d_core.models.backbone import Size
+
+
+def fold_channels(image: torch.Tensor) -> torch.Tensor:
+    """Each channel as an image of its own: (B, C, X, Y, Z) -> (B * C, 1, X, Y, Z)."""
+    return image.flatten(0, 1).unsqueeze(1)
+
+
+def unfold_channels(maps: torch.Tensor, channels: int) -> torch.Tensor:
+    """Features of folded channels side by side: (B * channels, W, X, Y, Z) -> (B, channels * W, X, Y, Z)."""
+    return maps.unflatten(0, (-1, channels)).flatten(1, 2)
+
+
+class FoldedChannels(nn.Module):
+    """A one-channel backbone as one of ``channels``; a map has the features of all channels side by side.
+
+    Args:
+        backbone: a :class:`fm3d_core.models.backbone.Backbone` of one input channel.
+        channels: of the image.
+
+    Raises:
+        ValueError: the backbone takes another number of channels than one.
+    """
+
+    def __init__(self, backbone: Any, channels: int) -> None:
+        super().__init__()
+        if backbone.input_channels != 1:
+            raise ValueError(
+                f"only a one-channel backbone sees channels one by one, not one of {backbone.input_channels}"
+            )
+        self.backbone = backbone
+        self.input_channels = self.folded_channels = channels
+        self.kind: Literal["tokens", "pyramid"] = backbone.kind
+        self.feature_channels = tuple(channels * width for width in backbone.feature_channels)
+        self.feature_strides: tuple[Size, ...] = backbone.feature_strides
+        self.size_multiple: Size = backbone.size_multiple
+        self.config: dict[str, Any] = {**backbone.config, "folded_channels": channels}
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Maps (B, channels * C_i, X/s_i, Y/s_i, Z/s_i) of ``image`` (B, channels, X, Y, Z)."""
+        return [unfold_channels(maps, self.input_channels) for maps in self.backbone.features(fold_channels(image))]
+
+    def lora_targets(self) -> list[str]:
+        """Those of the backbone."""
+        return [f"backbone.{name}" for name in self.backbone.lora_targets()]
