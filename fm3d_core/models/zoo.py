@@ -134,7 +134,9 @@ def import_weights(path: str | Path, preset: str, input_channels: int = 1) -> st
 
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a backbone's ``config`` under which the same tensors compute something else, by name."""
-    return {name: config[name] for name in ("patch_merging", "position_interpolation") if name in config}
+    names = ("patch_merging", "position_interpolation", "rotary_wavelengths")
+    found = {name: config[name] for name in names if config.get(name) is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def _load(backbone: Backbone, path: Path) -> None:
