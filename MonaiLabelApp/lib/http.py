@@ -26,21 +26,8 @@ if TYPE_CHECKING:
 # First parts of the addresses that are served. Left out: proxy (forwards to any host), session (unpacks archives),
 # model (replaces weight files), batch and scoring (their request names a folder that a new process puts on its
 # import path), ohif, and reload.
-SERVED = frozenset(
-    {
-        "",
-        "activelearning",
-        "auth",
-        "datastore",
-        "docs",
-        "favicon.ico",
-        "info",
-        "infer",
-        "logs",
-        "openapi.json",
-        "static",
-    }
-    | {"train"}
+SERVED = frozenset({"", "docs", "favicon.ico", "openapi.json", "static", "auth", "logs"}) | frozenset(
+    {"activelearning", "datastore", "info", "infer", "train"}
 )
 
 
@@ -96,7 +83,7 @@ def _training_start(app: FM3DApp) -> FastAPI:
     front = FastAPI(openapi_url=None)
     front.add_exception_handler(FM3DError, _refusal)
 
-    # Not a thread's: the datastore is for one thread. 429 for a second training, as MONAI Label answers.
+    # async, so not in a thread: the datastore is for one. 429 for a second training, as MONAI Label answers.
     @front.post("/train/")
     @front.post("/train/{model}")
     async def start(

@@ -13,7 +13,7 @@ import numpy as np
 from fm3d_core.errors import CaseError, FM3DError, LabelError, Stopped
 from fm3d_core.files import sha256_of
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
-from fm3d_core.volumes import Preprocessing, Volume, check_label, read_label, read_volume
+from fm3d_core.volumes import Preprocessing, Volume, check_label, read_label, read_volume, refuse_constant
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +66,8 @@ def load_cases(
     *,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
-) -> tuple[list[LoadedCase], list[FM3DError]]:
-    """Read and check the cases; a bad one is left out and its reason returned.
+) -> tuple[list[LoadedCase], list[str]]:
+    """Read and check the cases; a bad one is left out and the reason returned, with the case's name for its path.
 
     Raises:
         CaseError: no case is left, or a structure is in none of them.
@@ -77,7 +77,7 @@ def load_cases(
     if not cases:
         raise CaseError("no labelled case to learn from", remedy="Label at least one volume and submit it")
     loaded: list[LoadedCase] = []
-    refused: list[FM3DError] = []
+    refused: list[tuple[str, FM3DError]] = []
     clock = StageClock("reading volumes", len(cases), progress)
     for done, case in enumerate(cases):
         if should_stop():
@@ -87,12 +87,12 @@ def load_cases(
             loaded.append(_load(case, task))
         except FM3DError as error:
             logger.warning("Case %s is left out: %s", case.name, error)
-            refused.append(error)
+            refused.append((case.name, error))
     clock.report(len(cases))
     if not loaded:
         if len(refused) == 1:
-            raise refused[0]
-        raise CaseError(f"none of the {len(cases)} labelled cases can be used", remedy=f"The first: {refused[0]}")
+            raise refused[0][1]
+        raise CaseError(f"none of the {len(cases)} labelled cases can be used", remedy=f"The first: {refused[0][1]}")
     present = set().union(*(set(np.unique(case.label.array).tolist()) for case in loaded))
     missing = [name for name, value in task.values.items() if value not in present]
     if missing:
@@ -100,14 +100,13 @@ def load_cases(
             f"no case contains {', '.join(missing)}",
             remedy="Label it in at least one volume or leave the structure out",
         )
-    return loaded, refused
+    return loaded, [str(type(error)(error.problem, remedy=error.remedy, path=name)) for name, error in refused]
 
 
 def _load(case: LabeledCase, task: SegmentationTask) -> LoadedCase:
     values = dict(case.values) if case.values is not None else task.values
     image = read_volume(case.image)
-    if float(image.array.min()) == float(image.array.max()):
-        raise CaseError("the image is constant", path=case.image, remedy="Export the image again or leave it out")
+    refuse_constant(image)
     label = read_label(case.label, names={value: name for name, value in values.items()})
     check_label(label, image)
     mapped = np.zeros_like(label.array, dtype=np.uint8)

@@ -75,7 +75,7 @@ def finetune(
         card,
         cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
         training={"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)},
-        left_out=tuple(str(error) for error in refused),
+        left_out=tuple(refused),
     )
     return Adapter(card, _to_cpu(trained_tensors(network)))
 

@@ -21,8 +21,8 @@ class ServeSettings:
             the submitted labels.
         port: where clients find the server; 0 chooses a free one.
         host: an address of this machine only: beyond it the server needs authentication, which it has not yet.
-        workspace: the server's own folder (adapters, log); default: server in FM3D's folder, $FM3D_HOME or ~/.fm3d.
-        adapters: the adapter store; default: adapters in the workspace.
+        workspace: the server's own folder (logs, progress); default: server in FM3D's folder, $FM3D_HOME or ~/.fm3d.
+        adapters: the adapter store; default: adapters in the studies folder, beside the labels it learns from.
 
     Raises:
         SettingsError: an impossible value.
@@ -65,7 +65,7 @@ def run_serve(settings: ServeSettings) -> None:
         labels=settings.labels,
         host=settings.host,
         port=settings.port,
-        adapters=settings.adapters,
+        adapters=settings.adapters or settings.studies / "adapters",
     )
     with terminate_as_interrupt():
         try:

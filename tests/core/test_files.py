@@ -12,15 +12,17 @@ from fm3d_core.files import atomic_file, atomic_folder, home_folder, sha256_of
 
 FULL_DISK_SCRIPT = """
 import sys, pathlib
+from fm3d_core.adaptation import AdapterStore, FinetuneSettings, untrained_adapter
 from fm3d_core.errors import StorageError
-from fm3d_core.files import atomic_folder
-disk = pathlib.Path(sys.argv[1])
+from fm3d_core.tasks import SegmentationTask
+store = AdapterStore(sys.argv[1])
+task = SegmentationTask(("a",))
+store.save(untrained_adapter(task, FinetuneSettings(method="linear_probe")))
 try:
-    with atomic_folder(disk / "v0001") as folder:
-        (folder / "adapter.safetensors").write_bytes(bytes(4_000_000))
+    store.save(untrained_adapter(task, FinetuneSettings(method="full")))
 except StorageError as error:
     print(error)
-    print(sorted(path.name for path in disk.iterdir()))
+    print(sorted(path.name for path in store.root.iterdir()), store.active().version)
 """
 
 
@@ -55,7 +57,7 @@ def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["v0001"]
 
 
-def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_the_disk_leaves_nothing_and_the_old_one_active(tmp_path: Path) -> None:
     """A real file system of one megabyte, mounted in a namespace of its own."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
@@ -68,8 +70,8 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path: Path) -> 
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
     message, rest = done.stdout.strip().splitlines()
-    assert "the disk is full" in message and str(disk / "v0001") in message
-    assert rest == "[]"
+    assert "the disk is full" in message and str(disk / "v0002") in message
+    assert rest == "['active.json', 'v0001'] 1"
 
 
 def test_a_place_that_cannot_be_a_folder_is_a_storage_error(tmp_path: Path) -> None:

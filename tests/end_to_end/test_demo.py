@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -43,7 +44,9 @@ def test_the_demo_learns_and_leaves_a_picture_and_no_server(tmp_path):
 def test_the_users_own_folder_is_shown_and_ctrl_c_stops_the_server(hippocampus, tmp_path):
     command = [sys.executable, "-c", "from fm3d_core.cli.main import main; main()", "demo", "--data", str(hippocampus)]
     command += ["--out", str(tmp_path / "demo"), "--seconds", "600"]
-    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # a background job of a shell, as CI may be, ignores Ctrl-C and hands that down
+    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeding)
     try:
         progress = tmp_path / "demo" / "server" / "app" / "model" / "progress.json"
         deadline = time.monotonic() + 180
