@@ -158,7 +158,7 @@ def halve(frames: Frames) -> Frames:
 
 
 def modality_of_values(array: npt.NDArray[np.float32]) -> str:
-    """"CT" for whole numbers from air (-1000) to bone, the one range that only Hounsfield units have; else unknown."""
+    """ "CT" for whole numbers from air (-1000) to bone, the one range that only Hounsfield units have; else unknown."""
     sample = array[::2, ::2, ::2] if array.size > 10**6 else array
     low, high = float(sample.min()), float(sample.max())
     if -3100 <= low <= -900 and 200 <= high <= 33000 and (sample == np.rint(sample)).all():

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -156,14 +156,14 @@ def _attempt(item: ListedVolume, folder: Path, settings: CropStoreSettings) -> _
 
 def _one_by_one(
     listed: Sequence[ListedVolume], folder: Path, settings: CropStoreSettings
-) -> Iterator[tuple[ListedVolume, _Result]]:
+) -> Generator[tuple[ListedVolume, _Result], None, None]:
     for item in listed:
         yield item, _attempt(item, folder, settings)
 
 
 def _in_parallel(
     listed: Sequence[ListedVolume], folder: Path, settings: CropStoreSettings, workers: int
-) -> Iterator[tuple[ListedVolume, _Result]]:
+) -> Generator[tuple[ListedVolume, _Result], None, None]:
     """Results as they come. A worker that dies (out of memory) breaks its pool: what was in work is tried alone."""
     remaining = list(reversed(listed))
     while remaining:

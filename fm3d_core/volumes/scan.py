@@ -1,4 +1,4 @@
-"""Scanning a folder tree for volumes: headers only, many files at once; what cannot be used is named with its reason."""
+"""Scanning a folder tree for volumes: headers only, many files at once; what cannot be used is named with a reason."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def scan_folder(
                     raise Stopped("The scan")
                 for future in ready:
                     result = future.result()
-                    (left_out if isinstance(result, LeftOut) else volumes).append(result)  # type: ignore[attr-defined]
+                    if isinstance(result, LeftOut):
+                        left_out.append(result)
+                    else:
+                        volumes.append(result)
                 done += len(ready)
                 scanning.report(done)
         except BaseException:
@@ -104,9 +107,7 @@ def scan_folder(
             path=folder,
             remedy="Look at one of them with fm3d data show FILE",
         )
-    return Scan(
-        tuple(sorted(volumes, key=lambda item: item.path)), tuple(sorted(left_out, key=lambda item: item.path))
-    )
+    return Scan(tuple(sorted(volumes, key=lambda item: item.path)), tuple(sorted(left_out, key=lambda item: item.path)))
 
 
 def guess_modality(path: Path, root: Path) -> str:
@@ -153,7 +154,7 @@ def _candidates(folder: Path, exclude: frozenset[str]) -> Iterator[Path | LeftOu
                 yield path
             elif _can_be_dicom(path):
                 series = True
-            elif not (suffix := path.suffix.lower()) == ".raw":  # the voxels of a .mhd or .nhdr
+            elif (suffix := path.suffix.lower()) != ".raw":  # the voxels of a .mhd or .nhdr
                 yield LeftOut(path, f"is no image ({suffix or 'no suffix'})")
         if series:
             yield here
