@@ -64,7 +64,8 @@ def build_crop_store(
 
     Args:
         settings: None takes those of an existing store, or the default ones.
-        workers: processes; None for one per processor. 1 works in this process.
+        workers: processes; None for one per processor. 1 works in this process. With more, a script needs Python's
+            usual ``if __name__ == "__main__":``, because they are spawned.
 
     Raises:
         SettingsError: the folder holds a store made with other settings.
@@ -172,8 +173,8 @@ def _in_parallel(
         try:
             while remaining or waiting:
                 while remaining and len(waiting) < 2 * workers:  # few in flight: a broken pool costs little
-                    item = remaining.pop()
-                    waiting[pool.submit(_attempt, item, folder, settings)] = item
+                    future = pool.submit(_attempt, remaining[-1], folder, settings)
+                    waiting[future] = remaining.pop()
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ready:
                     result = future.result()
