@@ -189,13 +189,13 @@ def as_nifti(path: Path, folder: Path) -> Path:
 
 
 def write_synthetic(path: Path) -> Path:
-    """A drawn body of 512 x 512 x 128 in HU with the noise of a real CT (25 HU per voxel)."""
+    """A drawn body of 512 x 512 x 128 from -1000 to about 1000 HU, with the noise of a real CT (25 HU per voxel)."""
     import numpy as np
 
     from fm3d_core.volumes import draw_case, write_nifti
 
     image, _, _ = draw_case(1, shape=(128, 128, 64))
-    large = image.repeat(4, axis=0).repeat(4, axis=1).repeat(2, axis=2) - 1000
+    large = 2000 / image.max() * image.repeat(4, axis=0).repeat(4, axis=1).repeat(2, axis=2) - 1000
     large += np.random.default_rng(0).normal(0, 25, large.shape).astype(np.float32)
     return write_nifti(path, np.rint(large.clip(-1024)).astype(np.int16), np.diag([0.8, 0.8, 2.5, 1.0]))
 

@@ -28,6 +28,8 @@ FORMAT = 1
 SETTINGS_FILE, INDEX_FILE, LEFT_OUT_FILE, VOLUME_FILE = "crop_store.json", "index.json", "left_out.json", "volume.json"
 Triple = tuple[int, int, int]
 _OPEN_LEVELS = 64  # files kept open by one store
+# what blosc2 raises for damaged files, depending on where the damage is
+_UNREADABLE = (OSError, RuntimeError, ValueError, IndexError, AttributeError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,10 @@ class CropStore:
         last = [-(-(b + n) // divisor) for b, n, divisor in zip(start, length, divisors, strict=True)]
         path = volume_folder(self.root, volume.sha256) / level_file(level)
         try:
-            array = self._array(path)
+            array = self._array(path, volume, level)
             box = tuple(slice(begin, end) for begin, end in zip(first, last, strict=True))
             codes = array[(frame, *box)]
-        except (OSError, RuntimeError, ValueError, IndexError) as error:
+        except _UNREADABLE as error:
             raise VolumeError(
                 f"stored crops of {volume.source} cannot be read ({error})",
                 path=path,
@@ -226,14 +228,18 @@ class CropStore:
         folder = volume_folder(self.root, self.volumes[index].sha256)
         return sum(file.stat().st_size for file in folder.iterdir())
 
-    def _array(self, path: Path) -> Any:
+    def _array(self, path: Path, volume: StoredVolume, level: int) -> Any:
         import blosc2
 
         if path not in self._open:
             if not path.is_file():  # blosc2's own message for it is long
-                raise FileNotFoundError(f"{path.name} is missing")
+                raise FileNotFoundError("the file is missing")
             # one thread: parallel are the workers
-            self._open[path] = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+            array = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+            x, y, z = volume.shape
+            if array.shape != (len(volume.frames), -(-x // level), -(-y // level), z) or array.dtype != np.int16:
+                raise ValueError("its shape or type is not that of the volume")
+            self._open[path] = array
         self._open.move_to_end(path)
         while len(self._open) > _OPEN_LEVELS:
             self._open.popitem(last=False)
