@@ -91,7 +91,7 @@ class Cache:
     list: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LIST")]
     out: Path
     workers: int | None = None
-    bits: int = 11
+    bits: int = 10
     detail: int = 168
     min_axis: int = 4
     most_frames: int = 16

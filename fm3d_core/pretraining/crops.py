@@ -80,9 +80,7 @@ def draw_box(shape: Triple, settings: CropSettings, generator: torch.Generator) 
     return Box((*corner, z), (*plane, depth))
 
 
-def read_crop(
-    store: CropStore, index: int, frame: int, box: Box, size: Triple, device: torch.device | str | None = None
-) -> torch.Tensor:
+def read_crop(store: CropStore, index: int, frame: int, box: Box, size: Triple) -> torch.Tensor:
     """A box of a stored volume, resized: (1, *size) float32 in [-1, 1]. Reads the coarsest level that is fine enough.
 
     Raises:
@@ -91,8 +89,7 @@ def read_crop(
     import torch
 
     stored = store.read(index, frame, box.start, box.length, wanted=(size[0], size[1]))
-    values = torch.from_numpy(stored.values).to(device)
-    return resample(values, stored.start, stored.length, size)[None]
+    return resample(torch.from_numpy(stored.values), stored.start, stored.length, size)[None]
 
 
 def resample(

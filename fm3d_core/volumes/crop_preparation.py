@@ -28,13 +28,13 @@ Frames = npt.NDArray[np.float32]  # (F, X, Y, Z)
 
 # Two spacings that differ by less count as equal: 3DINO's 0.01, here as a share, so that micro-CT has axes too.
 EQUAL_SPACING = 0.01
-# An image of whole numbers with at most so many different values is taken for a label map. Whole-body label maps have
-# about 120 values, but each of their values fills less of the volume than such coarse grey steps would.
+# An image of whole numbers from 0 on with at most so many different values is taken for a label map; the most detailed
+# label maps have more, they must be kept out by the scan's exclude.
 LABEL_VALUES = 32
 # A level is halved only if it is wider than this: crops of a narrower one are never reduced to half.
 HALVED_FROM = 96
-# Measured on CT of 512 x 512 with real noise: zstd 1 packs as well as zstd 5 at a tenth of its time, a third
-# better than lz4; byte shuffle beats bit shuffle by 9 to 25 %. Blocks are what is unpacked at least.
+# Measured on CT with real noise: zstd 1 packs as well as zstd 5 at a tenth of its time, a third better than lz4; byte
+# shuffle beats bit shuffle by up to a quarter. A block is the least that is unpacked.
 CHUNK, BLOCK = (64, 64, 32), (32, 32, 16)
 
 
@@ -218,7 +218,13 @@ def _packed(frames: Frames, bits: int) -> bytes:
     codes = np.rint((frames + 1) * scale).astype(np.int16)
     chunk = tuple(min(side, size) for side, size in zip(CHUNK, codes.shape[1:], strict=True))
     block = tuple(min(side, size) for side, size in zip(BLOCK, chunk, strict=True))
-    packing = blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
+    packing = {
+        "codec": blosc2.Codec.ZSTD,
+        "clevel": 1,
+        "filters": [blosc2.Filter.SHUFFLE],
+        "typesize": 2,
+        "nthreads": 1,
+    }
     packed: bytes = blosc2.asarray(codes, chunks=(1, *chunk), blocks=(1, *block), cparams=packing).to_cframe()
     return packed
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def scan_folder(
     volumes: list[ListedVolume] = []
     left_out: list[LeftOut] = []
     waiting: set[Future[ListedVolume | LeftOut]] = set()
-    finding, done = StageClock("finding files", 0, progress), 0
+    finding = StageClock("finding files", 0, progress)
     workers = workers or 4 * (os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -86,18 +86,15 @@ def scan_folder(
                 if should_stop():
                     raise Stopped("The scan")
             scanning = StageClock("reading headers", len(waiting), progress)
-            while waiting:
-                ready, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for done, future in enumerate(as_completed(waiting), start=1):
+                result = future.result()
+                if isinstance(result, LeftOut):
+                    left_out.append(result)
+                else:
+                    volumes.append(result)
+                scanning.report(done)
                 if should_stop():
                     raise Stopped("The scan")
-                for future in ready:
-                    result = future.result()
-                    if isinstance(result, LeftOut):
-                        left_out.append(result)
-                    else:
-                        volumes.append(result)
-                done += len(ready)
-                scanning.report(done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

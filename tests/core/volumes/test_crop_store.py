@@ -1,4 +1,4 @@
-"""What is stored is the volume; crops read only their part; bad files, full disks and interruptions cost nothing else."""
+"""What is stored is the volume; crops read only their part; bad files, full disks and interruptions cost no more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fm3d_core.volumes.crop_store_building import build_crop_store
 from fm3d_core.volumes.scan import scan_folder
 from fm3d_core.volumes.volume_list import ListedVolume
 
-STEP = 2 / (2**11 - 1)
+STEP = 2 / (2**10 - 1)
 
 
 def listed(path: Path) -> ListedVolume:
@@ -130,9 +130,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[ListedVolume]:
     return list(scan_folder(folder).volumes)
 
 
-def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same_store(
-    drawn: list[ListedVolume], tmp_path: Path
-) -> None:
+def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same_store(drawn: list[ListedVolume], tmp_path: Path) -> None:
     steps: list[int] = []
     with pytest.raises(Stopped):
         build_crop_store(
