@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from fm3d_core.errors import CaseError, SettingsError, Stopped, VolumeError
+from fm3d_core.progress import Progress
 from fm3d_core.volumes import inspect_header, read_volume, write_nifti, write_synthetic_cases
 from fm3d_core.volumes.crop_preparation import foreground, halve, in_plane_first, modality_of_values
 from fm3d_core.volumes.crop_store import CropStore, CropStoreSettings, choose_level, level_file, volume_folder
@@ -149,6 +152,46 @@ def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same_store(drawn: list
         sorted((tmp_path / "store").rglob("*.b2nd")), sorted((tmp_path / "at_once").rglob("*.b2nd")), strict=True
     ):
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_after_kill_9_in_the_middle_the_same_call_finishes_the_same_store(
+    drawn: list[ListedVolume], tmp_path: Path
+) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from fm3d_core.volumes.crop_store_building import build_crop_store
+from fm3d_core.volumes.scan import scan_folder
+
+def progress(event):
+    if event.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+build_crop_store(scan_folder({str(drawn[0].path.parent)!r}).volumes, {str(tmp_path / "store")!r}, workers=1,
+                 progress=progress)
+"""
+    done = subprocess.run([sys.executable, "-c", code])
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(CaseError, match="no readable index"):
+        CropStore(tmp_path / "store")
+    report = build_crop_store(drawn, tmp_path / "store", workers=1)
+    assert report.kept == 3 and len(report.volumes) == 4
+    build_crop_store(drawn, tmp_path / "at_once", workers=1)
+    assert (tmp_path / "at_once" / "index.json").read_bytes() == (tmp_path / "store" / "index.json").read_bytes()
+
+
+def test_a_worker_that_dies_costs_no_volume(drawn: list[ListedVolume], tmp_path: Path) -> None:
+    killed = []
+
+    def kill_a_worker(event: Progress) -> None:
+        workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        if not killed and workers:
+            workers[0].kill()
+            killed.append(workers[0].pid)
+
+    report = build_crop_store([*drawn, *drawn], tmp_path / "store", workers=2, progress=kill_a_worker)
+    assert killed and len(report.volumes) == 4
+    assert all("same content" in item.reason for item in report.left_out) and len(report.left_out) == 4
 
 
 def test_a_changed_file_and_other_settings_are_refused(drawn: list[ListedVolume], tmp_path: Path) -> None:
