@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,15 @@ class NamedBatch:
     crops: CropBatch
     names: tuple[str, ...]
     unreadable: tuple[str, ...]
+
+    def pin_memory(self) -> NamedBatch:
+        """The same in page-locked memory, from which a GPU copies while it computes; the data loader calls this."""
+        crops, masks = self.crops, self.crops.masks
+        hidden, indices, weights = (part.pin_memory() for part in (masks.hidden, masks.indices, masks.weights))
+        local = None if crops.local_crops is None else crops.local_crops.pin_memory()
+        pinned = replace(masks, hidden=hidden, indices=indices, weights=weights)
+        batch = replace(crops, global_crops=crops.global_crops.pin_memory(), local_crops=local, masks=pinned)
+        return replace(self, crops=batch)
 
 
 class CropDataset(Dataset[CropSample]):
