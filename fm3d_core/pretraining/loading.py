@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,15 +63,6 @@ class NamedBatch:
     crops: CropBatch
     names: tuple[str, ...]
     unreadable: tuple[str, ...]
-
-    def pin_memory(self) -> NamedBatch:
-        """The same in page-locked memory, from which a GPU copies while it computes; the data loader calls this."""
-        crops, masks = self.crops, self.crops.masks
-        hidden, indices, weights = (part.pin_memory() for part in (masks.hidden, masks.indices, masks.weights))
-        local = None if crops.local_crops is None else crops.local_crops.pin_memory()
-        pinned = replace(masks, hidden=hidden, indices=indices, weights=weights)
-        batch = replace(crops, global_crops=crops.global_crops.pin_memory(), local_crops=local, masks=pinned)
-        return replace(self, crops=batch)
 
 
 class CropDataset(Dataset[CropSample]):
@@ -157,7 +148,6 @@ class CropLoader:
         dtype: of the crops; 3DINO trains on float16, which also halves what workers send.
         workers: processes; 0 works in this one.
         prefetch: batches each worker prepares ahead.
-        pin_memory: for quicker copies to a GPU.
     """
 
     def __init__(
@@ -170,7 +160,6 @@ class CropLoader:
         dtype: torch.dtype | None = None,
         workers: int = 0,
         prefetch: int = 2,
-        pin_memory: bool = False,
     ) -> None:
         self.sampler = sampler
         self._loader = DataLoader(
@@ -179,7 +168,6 @@ class CropLoader:
             num_workers=workers,
             collate_fn=Collate(patch_size, masks or MaskSettings(), dtype),
             prefetch_factor=prefetch if workers else None,
-            pin_memory=pin_memory,
         )
 
     def __iter__(self) -> Iterator[NamedBatch]:

@@ -29,8 +29,8 @@ Frames = npt.NDArray[np.float32]  # (F, X, Y, Z)
 # Two spacings that differ by less count as equal: 3DINO's 0.01, here as a share, so that micro-CT has axes too.
 EQUAL_SPACING = 0.01
 # An image with at most so many different values, all whole numbers from 0 on, of which neighbours are equal with at
-# least this share, is taken for a label map. Dark uint8 images have as few values (a heart MR of ACDC has 27), but their
-# neighbours differ. Label maps of more structures must be kept out by the scan's exclude.
+# least this share, is taken for a label map. Dark uint8 images have as few values (a heart MR of ACDC has 27), but
+# their neighbours differ. Label maps of more structures must be kept out by the scan's exclude.
 LABEL_VALUES, LABEL_SAMENESS = 64, 0.9
 # A level is halved only if it is wider than this: crops of a narrower one are never reduced to half.
 HALVED_FROM = 96

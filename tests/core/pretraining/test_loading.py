@@ -130,15 +130,3 @@ def test_the_type_of_the_crops_can_be_float16(store: CropStore) -> None:
     sampler = EndlessSampler(len(store), 2)
     half = CropLoader(CropDataset(store, VIEWS), sampler, (8, 8, 8), dtype=torch.float16)
     assert take(half, 1)[0].crops.global_crops.dtype == torch.float16
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
-def test_batches_arrive_in_page_locked_memory_when_asked(store: CropStore) -> None:
-    pinned = CropLoader(
-        CropDataset(store, VIEWS), EndlessSampler(len(store), 2, seed=7), (8, 8, 8), workers=1, pin_memory=True
-    )
-    (batch,) = take(pinned, 1)
-    assert batch.crops.local_crops is not None
-    parts = (batch.crops.global_crops, batch.crops.local_crops, batch.crops.masks.hidden, batch.crops.masks.weights)
-    assert all(part.is_pinned() for part in parts)
-    assert same(batch, take(loader(store, 0), 1)[0])
