@@ -7,7 +7,7 @@ The command line prints one line and exits with ``FM3DError.exit_code``; the ser
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FM3DError(Exception):
@@ -26,6 +26,10 @@ class FM3DError(Exception):
         self.problem, self.remedy, self.path = problem, remedy, path
         place = f"{path}: " if path is not None else ""
         super().__init__(" ".join(f"{place}{problem.rstrip('.')}. {remedy.rstrip('.')}.".split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # so that an error met in a worker process reaches the caller as it was
+        return _restored, (type(self), self.problem, self.remedy, self.path)
 
 
 class VolumeError(FM3DError):
@@ -69,3 +73,9 @@ class Stopped(FM3DError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} was cancelled", remedy="Nothing was changed; start it again when you like")
+
+
+def _restored(kind: type[FM3DError], problem: str, remedy: str, path: str | Path | None) -> FM3DError:
+    error = kind.__new__(kind)
+    FM3DError.__init__(error, problem, remedy=remedy, path=path)
+    return error

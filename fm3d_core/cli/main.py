@@ -47,6 +47,7 @@ def _commands() -> Any:
     from tyro.conf import subcommand
 
     from fm3d_core.cli.adapters import Adapters
+    from fm3d_core.cli.data import Data
     from fm3d_core.cli.demo import DemoSettings
     from fm3d_core.cli.doctor import Doctor
     from fm3d_core.cli.evaluate import Evaluate
@@ -64,6 +65,7 @@ def _commands() -> Any:
         "evaluate": Evaluate,
         "adapters": Adapters,
         "weights": Weights,
+        "data": Data,
     }
     return Union[  # noqa: UP007  # built at run time
         tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())

@@ -90,10 +90,11 @@ def _is_image(path: Path) -> bool:
 
 def is_dicom_series(path: Path) -> bool:
     """Whether ``path`` is a folder that holds DICOM files."""
-    return path.is_dir() and any(_is_dicom(file) for file in path.iterdir())
+    return path.is_dir() and any(is_dicom(file) for file in path.iterdir())
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether ``path`` is a file that starts as DICOM does; hidden files do not count."""
     if path.name.startswith(".") or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -14,3 +14,11 @@ def test_every_error_has_an_exit_code_and_an_http_status_of_a_users_mistake() ->
 
 def test_a_cancelled_call_says_that_nothing_changed() -> None:
     assert str(Stopped("Training")).startswith("Training was cancelled. Nothing was changed")
+
+
+def test_an_error_comes_back_from_another_process_as_it_was() -> None:
+    import pickle
+
+    for error in (VolumeError("is empty", path="a.nii", remedy="Copy it again"), Stopped("The scan")):
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+        assert type(again) is type(error) and str(again) == str(error) and again.remedy == error.remedy
