@@ -180,11 +180,18 @@ build_crop_store(scan_folder({str(drawn[0].path.parent)!r}).volumes, {str(tmp_pa
     assert (tmp_path / "at_once" / "index.json").read_bytes() == (tmp_path / "store" / "index.json").read_bytes()
 
 
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # a child that ends while we look
+        return False
+
+
 def test_a_worker_that_dies_costs_no_volume(drawn: list[ListedVolume], tmp_path: Path) -> None:
     killed = []
 
     def kill_a_worker(event: Progress) -> None:
-        workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        workers = [child for child in psutil.Process().children() if _is_worker(child)]
         if not killed and workers:
             workers[0].kill()
             killed.append(workers[0].pid)
