@@ -180,6 +180,15 @@ build_crop_store(scan_folder({str(drawn[0].path.parent)!r}).volumes, {str(tmp_pa
     assert (tmp_path / "at_once" / "index.json").read_bytes() == (tmp_path / "store" / "index.json").read_bytes()
 
 
+def test_a_stored_volume_with_a_missing_level_is_made_again(drawn: list[ListedVolume], tmp_path: Path) -> None:
+    build_crop_store(drawn[:2], tmp_path / "store", workers=1)
+    level = next((tmp_path / "store").rglob("*.b2nd"))
+    content = level.read_bytes()
+    level.unlink()
+    report = build_crop_store(drawn[:2], tmp_path / "store", workers=1)
+    assert report.kept == 1 and level.read_bytes() == content
+
+
 def test_a_worker_that_dies_costs_no_volume(drawn: list[ListedVolume], tmp_path: Path) -> None:
     killed = []
 
