@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,10 @@ def store_volume(listed: ListedVolume, root: Path, settings: CropStoreSettings) 
         raise VolumeError("has changed since the scan", path=listed.path, remedy="Scan the folder again")
     digest = listed.sha256 or content_hash(listed.path)[0]
     folder = volume_folder(root, digest)
-    if (there := _stored(folder)) is not None:
-        return there, True
+    if folder.exists():
+        if (there := _stored(folder)) is not None:
+            return there, True
+        shutil.rmtree(folder)  # it appeared in one piece, so it was damaged since
     prepared = prepare(listed, settings)
     levels = _levels(prepared.frames, settings.detail)
     _, x, y, z = prepared.frames.shape

@@ -187,6 +187,15 @@ def _is_worker(process: psutil.Process) -> bool:
         return False
 
 
+def test_a_stored_volume_with_a_missing_level_is_made_again(drawn: list[ListedVolume], tmp_path: Path) -> None:
+    build_crop_store(drawn[:2], tmp_path / "store", workers=1)
+    level = next((tmp_path / "store").rglob("*.b2nd"))
+    content = level.read_bytes()
+    level.unlink()
+    report = build_crop_store(drawn[:2], tmp_path / "store", workers=1)
+    assert report.kept == 1 and level.read_bytes() == content
+
+
 def test_a_worker_that_dies_costs_no_volume(drawn: list[ListedVolume], tmp_path: Path) -> None:
     killed = []
 
