@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fm3d_core.models.backbone import Size
 from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.network import pad_to_multiple
-from fm3d_core.models.unet_blocks import ProjectionBlock, ResidualBlock, UpsamplingBlock
+from fm3d_core.models.unet_blocks import ProjectionBlock, ResidualBlock, UpsamplingBlock, add, convolve
 from fm3d_core.models.vit import Spacing
 from fm3d_core.models.vit_adapter import ViTAdapter
 
@@ -39,7 +39,8 @@ class OutputBlock(nn.Module):
         self.conv = nn.Sequential(OrderedDict(conv=nn.Conv3d(inputs, classes, kernel_size=1)))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.conv(maps)
+        scores = convolve(maps, self.get_parameter("conv.conv.weight"))
+        return add(scores, self.get_parameter("conv.conv.bias").view(1, -1, 1, 1, 1))
 
 
 class LinearDecoder(nn.Module):
