@@ -7,7 +7,8 @@
 Every figure comes from a process of its own: CPU seconds of all its threads for one call (the quickest of ``repeats``
 after one to warm up), and the peak of its resident memory, the interpreter and the weights included. Batch 1. SwinUNETR
 (feature size 48) gets the next multiple of 32. "bf16" is autocast, which converts the weights at every call;
-"bf16_weights" is a network converted once. The cosine to fp32 is that of the outputs. The heads are on ViT-L, 14 classes. The crops are those of 3DINO's pretraining, 2 x 96^3 and 8 x 48^3, through ViT-S.
+"bf16_weights" is a network converted once. The cosine to fp32 is that of the outputs. The heads are on ViT-L, 14
+classes. The crops are those of 3DINO's pretraining, 2 x 96^3 and 8 x 48^3, through ViT-S.
 Anchors of the reference implementation, one thread of an EPYC: ../shared/specs/dino.md, 4.1 and 4.3.
 """
 
