@@ -21,39 +21,10 @@ from fm3d_core.models.channels import fold_channels, unfold_channels
 from fm3d_core.models.deformable_attention import AxisOrder, DeformableAttention3D, voxel_centres
 from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.layers import DropPath
+from fm3d_core.models.spatial_prior import SpatialPrior
 from fm3d_core.models.vit import Spacing, VisionTransformer3D
 
 _QUERIES = 2048  # of the prior's tokens at a time: their intermediate values stay in a processor's cache
-
-
-class SpatialPrior(nn.Module):
-    """A small convolutional pyramid of the image itself, at 1/2, 1/4, 1/8 and 1/16 of its size."""
-
-    def __init__(self, input_channels: int, prior_width: int, width: int) -> None:
-        super().__init__()
-        channels = [prior_width, 2 * prior_width, 4 * prior_width, 4 * prior_width]
-        self.stem = nn.Sequential(
-            *_convolution(input_channels, prior_width, stride=2),
-            *_convolution(prior_width, prior_width, stride=1),
-            *_convolution(prior_width, prior_width, stride=1),
-        )
-        self.conv2, self.conv3, self.conv4 = (
-            nn.Sequential(*_convolution(a, b, stride=2)) for a, b in pairwise(channels)
-        )
-        self.fc1, self.fc2, self.fc3, self.fc4 = (nn.Conv3d(inner, width, kernel_size=1) for inner in channels)
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The stem's map (B, prior_width, X/2, Y/2, Z/2), and the maps (B, width, ...) at 1/4, 1/8 and 1/16."""
-        half = self.stem(image)
-        quarter = self.conv2(half)
-        eighth = self.conv3(quarter)
-        sixteenth = self.conv4(eighth)
-        return half, [self.fc2(quarter), self.fc3(eighth), self.fc4(sixteenth)]
-
-
-def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv3d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
-    return [convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)]
 
 
 class DepthwiseConvolution(nn.Module):
@@ -175,14 +146,13 @@ class ViTAdapter(nn.Module):
         prior_width: channels of the prior's first level.
         heads, points, value_ratio: of the deformable attention.
         ffn_ratio, drop_path: of the extractors' feed-forward.
-        interactions: stages; the last one's extractor is followed by two more.
         axis_order: "corrected", or "3dino" for weights that were trained with permuted axes.
 
     Attributes:
         activation_checkpointing: set to True to recompute the interactions in the backward pass.
 
     Raises:
-        ValueError: fewer blocks than interactions, or channels that the ViT cannot take.
+        ValueError: fewer blocks than the four stages, or channels that the ViT cannot take.
     """
 
     kind: Literal["pyramid"] = "pyramid"
