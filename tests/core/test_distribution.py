@@ -46,15 +46,21 @@ def test_ci_installs_and_tests_with_the_readmes_own_commands() -> None:
 def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
     from fm3d_core.cli.main import main
 
+    def help_of(*command: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--help"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
     used = re.findall(
         r"fm3d ([a-z]+)((?: [^\n#`;&]*)?)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
     )
     assert {"demo", "serve", "finetune", "evaluate", "predict", "adapters", "doctor"} <= {name for name, _ in used}
     for name, rest in used:
-        with pytest.raises(SystemExit) as stopped:
-            main([name, "--help"])
-        assert stopped.value.code == 0
-        help_text = capsys.readouterr().out
+        help_text = help_of(name)
+        first = next(iter(rest.split()), "")
+        if f"• {first} " in help_text:  # a command of commands: data scan
+            help_text += help_of(name, first)
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in help_text, f"fm3d {name} has no {option}"
 
