@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+PARITY = REPOSITORY.parent / "shared" / "parity"
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real volumes not found at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def parity_folder() -> Path:
+    """The folder of the reference implementations' tensors; tests that need it skip with a message without it."""
+    if not PARITY.is_dir():
+        pytest.skip(f"parity fixtures not found at {PARITY}")
+    return PARITY
 
 
 @pytest.fixture(autouse=True)

@@ -117,7 +117,7 @@ def _judge_frame(header: Header, frame: int | None) -> int:
         raise VolumeError(
             found if frame is None else f"{found}, there is no frame {frame}",
             path=header.path,
-            remedy=f"Choose a frame with --frame N (0 to {header.frames - 1})",
+            remedy=f"Save one frame as a file of its own, or run fm3d predict --frame N (0 to {header.frames - 1})",
         )
     return frame
 

@@ -20,14 +20,10 @@ from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.tasks import SegmentationTask
 
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
-
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    return torch.load(PARITY / "lora.pt", weights_only=True)
+def reference(parity_folder: Path) -> dict[str, Any]:
+    return torch.load(parity_folder / "lora.pt", weights_only=True)
 
 
 def _adapted(reference: dict[str, Any]) -> nn.ModuleDict:

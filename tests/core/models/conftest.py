@@ -11,24 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
-
 
 @pytest.fixture(scope="session")
-def parity() -> Any:
+def parity(parity_folder: Path) -> Any:
     """The rules that rebuild the fixtures' inputs and weights."""
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    sys.path.insert(0, str(PARITY))
+    sys.path.insert(0, str(parity_folder))
     import parity_rules
 
     return parity_rules
 
 
 @pytest.fixture(scope="session")
-def fixture_file(parity: Any) -> Callable[[str], Any]:
+def fixture_file(parity_folder: Path) -> Callable[[str], Any]:
     """Load a fixture by file name."""
-    return lambda name: torch.load(PARITY / name, weights_only=True)
+    return lambda name: torch.load(parity_folder / name, weights_only=True)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from fm3d_core.models.weights.importing import expected_tensors, import_checkpoi
 from fm3d_core.models.weights.landing import land
 from fm3d_core.models.zoo import BackboneSpec, create_backbone, meaning, presets
 
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
 SWIN = ["btcv", "clipdriven", "fseft", "suprem_swinunetr", "selfsup", "selfsup, repository", "nv_50k"]
 
 
@@ -93,11 +92,11 @@ def test_the_segresnet_of_suprem_lands_without_its_classifier(tmp_path: Path) ->
     assert card.report.unused == ("module.conv_final.2.conv.weight", "module.conv_final.2.conv.bias")
 
 
-def test_the_teacher_checkpoint_of_the_reference_gives_the_expected_class_token() -> None:
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    content = torch.load(PARITY / "teacher_checkpoint_tiny.pth", weights_only=True)
-    expected = torch.load(PARITY / "teacher_checkpoint_tiny_expected.pt", weights_only=True)
+def test_the_teacher_checkpoint_of_the_reference_gives_the_expected_class_token(
+    parity_folder: Path,
+) -> None:
+    content = torch.load(parity_folder / "teacher_checkpoint_tiny.pth", weights_only=True)
+    expected = torch.load(parity_folder / "teacher_checkpoint_tiny_expected.pt", weights_only=True)
     model = VisionTransformer3D(image_size=48, width=48, depth=4, heads=3).eval()
     tensors, report = land(find_entry("3dino_vit"), content, model.state_dict())
     model.load_state_dict(tensors)

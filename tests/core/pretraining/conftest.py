@@ -10,16 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
-
-
-@pytest.fixture(scope="session")
-def parity_folder() -> Path:
-    """Where the fixtures lie."""
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    return PARITY
-
 
 @pytest.fixture(scope="session")
 def parity_file(parity_folder: Path) -> Callable[[str], Any]:

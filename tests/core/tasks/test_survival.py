@@ -18,14 +18,10 @@ from fm3d_core.tasks.survival import (
     time_bins,
 )
 
-PARITY = Path(__file__).resolve().parents[4] / "shared" / "parity"
-
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
-    if not PARITY.is_dir():
-        pytest.skip(f"parity fixtures not found at {PARITY}")
-    return torch.load(PARITY / "survival.pt", weights_only=True)
+def reference(parity_folder: Path) -> dict[str, Any]:
+    return torch.load(parity_folder / "survival.pt", weights_only=True)
 
 
 @pytest.mark.parametrize(("alpha", "name"), [(0.0, "loss_alpha0"), (0.15, "loss_alpha0.15")])
