@@ -79,6 +79,7 @@ def _is_network_code(module: str) -> bool:
             "pretraining.augmentations",
             "pretraining.distributed",
             "pretraining.loading",
+            "pretraining.objective",
             "pretraining.self_distillation",
         )
     )
