@@ -53,6 +53,7 @@ def _commands() -> Any:
     from fm3d_core.cli.evaluate import Evaluate
     from fm3d_core.cli.finetune import Finetune
     from fm3d_core.cli.predict import Predict
+    from fm3d_core.cli.pretrain import Pretrain
     from fm3d_core.cli.serve import ServeSettings
     from fm3d_core.cli.weights import Weights
 
@@ -66,7 +67,12 @@ def _commands() -> Any:
         "adapters": Adapters,
         "weights": Weights,
         "data": Data,
+        "pretrain": Pretrain,
     }
     return Union[  # noqa: UP007  # built at run time
         tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())
     ]
+
+
+if __name__ == "__main__":  # torchrun -m fm3d_core.cli.main
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,10 @@ class NamedBatch:
     crops: CropBatch
     names: tuple[str, ...]
     unreadable: tuple[str, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> NamedBatch:
+        """The same on another device."""
+        return replace(self, crops=self.crops.to(device))
 
 
 class CropDataset(Dataset[CropSample]):

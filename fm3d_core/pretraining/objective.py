@@ -20,6 +20,7 @@ class Place:
         batch_size: samples per step and process (per accumulation round).
         workers: processes that prepare batches for this one; 0 prepares them in this process.
         seed: of the whole run, the same in all processes.
+        accumulation: rounds of one step.
     """
 
     rank: int = 0
@@ -27,6 +28,12 @@ class Place:
     batch_size: int = 1
     workers: int = 0
     seed: int = 0
+    accumulation: int = 1
+
+    @property
+    def step_batch(self) -> int:
+        """Samples of one optimiser step, of all processes and rounds."""
+        return self.batch_size * self.world_size * self.accumulation
 
 
 class TrainingBatch(Protocol):
@@ -95,6 +102,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def pretrained(self) -> nn.Module:
         """The backbone that the run is for; the teacher's where there is one. It is exported and monitored."""
+
+    def also_exported(self) -> Mapping[str, nn.Module]:
+        """Further modules that are written beside the backbone, as NAME.safetensors."""
+        return {}
 
     def flops_per_sample(self) -> float | None:
         """Floating point operations of one sample's forward and backward passes; None where not known."""

@@ -78,9 +78,13 @@ def _is_network_code(module: str) -> bool:
             "adaptation.trainer",
             "pretraining.augmentations",
             "pretraining.distributed",
+            "pretraining.engine",
+            "pretraining.exporting",
             "pretraining.loading",
             "pretraining.objective",
             "pretraining.self_distillation",
+            "pretraining.self_distillation_objective",
+            "pretraining.training_state",
         )
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
-from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards
+from fm3d_core.models.weights.store import WeightCard, keep_weights, read_header, weight_cards
 from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, meaning, presets
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def import_checkpoint(
 
     path = Path(path)
     content = read_checkpoint(path)
+    told = None if id is not None else _preset_told(path)
+    if told is not None:
+        return _keep_own(content, path, backbone or told, input_channels)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
         return _convert(entry, content, path, backbone or entry.backbone, input_channels, id=entry.id)
@@ -160,6 +163,15 @@ def _blueprint(preset: str, input_channels: int = 1) -> tuple[dict[str, torch.Te
         backbone = create_backbone(BackboneSpec(preset, input_channels))
     state: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
     return {name: tensor.to("meta") for name, tensor in state.items()}, meaning(backbone.config)
+
+
+def _preset_told(path: Path) -> str | None:
+    """The preset that the header of a backbone.safetensors of ``fm3d pretrain`` names."""
+    try:
+        told = read_header(path).get("preset")
+    except (WeightsError, AttributeError):  # a torch file, or somebody else's header
+        return None
+    return told if told in presets() else None
 
 
 def _keep_own(content: dict[str, Any], path: Path, preset: str, input_channels: int) -> WeightCard:

@@ -1,0 +1,239 @@
+"""Self-distillation as an objective of the engine: 3DINO's settings, its networks, its crops from a store."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fm3d_core.errors import SettingsError
+from fm3d_core.models.vit import VisionTransformer3D
+from fm3d_core.models.zoo import check_preset, presets
+from fm3d_core.pretraining.initial_weights import InitialWeights, load_initial_weights
+from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings
+from fm3d_core.pretraining.masking import MaskSettings
+from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import parameter_groups, set_step_values
+from fm3d_core.pretraining.sampling import EndlessSampler
+from fm3d_core.pretraining.schedules import ScheduleSettings, StepValues
+from fm3d_core.pretraining.self_distillation import SelfDistillation, SelfDistillationSettings
+from fm3d_core.volumes.crop_store import CropStore
+
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """The vision transformer.
+
+    Attributes:
+        preset: a name of the zoo.
+        options: of :class:`VisionTransformer3D`, in place of the preset's: drop_path, image_size, register_tokens, ...
+
+    Raises:
+        SettingsError: a preset that is no ViT, or an unknown option.
+    """
+
+    preset: str = "vit_large"
+    options: dict[str, Any] = field(default_factory=lambda: {"drop_path": 0.3})
+
+    def __post_init__(self) -> None:
+        check_preset(self.preset)
+        if presets()[self.preset]["class"] != "VisionTransformer3D":
+            vits = [name for name, preset in presets().items() if preset["class"] == "VisionTransformer3D"]
+            raise SettingsError(
+                f"self-distillation of '{self.preset}' is not possible: it has no patch tokens",
+                remedy=f"Choose one of: {', '.join(vits)}",
+            )
+        known = list(inspect.signature(VisionTransformer3D).parameters)
+        for name in self.options:
+            if name not in known:
+                raise SettingsError(f"backbone.options.{name} is not known", remedy=f"Known: {', '.join(known)}")
+
+    def build(self) -> VisionTransformer3D:
+        """With random weights of torch's current seed."""
+        return VisionTransformer3D(**{**presets()[self.preset]["config"], **self.options})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything below ``settings:`` for self-distillation; the defaults are 3DINO's ViT-L.
+
+    Attributes:
+        backbone: of student and teacher.
+        initial: weights of an earlier run to go on from, as the high-resolution stage does.
+        step: heads, losses, centering.
+        schedule: learning rate, weight decay, teacher; its ``batch`` must be the run's.
+        views: the crops and their changes.
+        masks: how much is hidden.
+        crop_dtype: in which crops travel to the device (3DINO: float16).
+        layer_decay: factor on the learning rate per layer; patch_embed_factor: further one on the patch embedding's.
+        gradient_clip: largest gradient norm of the backbone and of each head.
+    """
+
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    initial: InitialWeights | None = None
+    step: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    masks: MaskSettings = field(default_factory=MaskSettings)
+    crop_dtype: Literal["float16", "float32"] = "float16"
+    layer_decay: float = 0.9
+    patch_embed_factor: float = 0.2
+    gradient_clip: float = 3.0
+
+
+class SelfDistillationObjective(Objective):
+    """Student, teacher and their schedules.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = SelfDistillation(settings.backbone.build(), settings.step)
+        self._freeze_idle_heads()
+        if settings.initial is not None:
+            load_initial_weights(settings.initial, self.model)
+        self._values = settings.schedule.at(0)
+
+    def _freeze_idle_heads(self) -> None:
+        """Heads of losses that are switched off take no gradient; DDP would wait for it."""
+        step, student = self.settings.step, self.model.student
+        if not step.dino_weight and not (step.ibot_weight and student.ibot_head is None):
+            student.dino_head.requires_grad_(False)
+        if not step.ibot_weight and student.ibot_head is not None:
+            student.ibot_head.requires_grad_(False)
+
+    def forward(self, batch: NamedBatch) -> dict[str, torch.Tensor]:
+        """The weighted terms of :class:`SelfDistillation` for this process's crops."""
+        dtype = next(self.model.student.parameters()).dtype
+        crops = batch.crops
+        local = None if crops.local_crops is None else crops.local_crops.to(dtype)
+        crops = replace(crops, global_crops=crops.global_crops.to(dtype), local_crops=local)
+        return self.model(crops, self._values.teacher_temperature)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The student's, with layer-wise learning rates."""
+        student = self.model.student
+        groups = parameter_groups(
+            student.named_parameters(),
+            len(student.backbone.blocks),
+            layer_decay=self.settings.layer_decay,
+            patch_embed_factor=self.settings.patch_embed_factor,
+        )
+        set_step_values(groups, self._values)
+        return groups
+
+    def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
+        """Learning rates, weight decay, teacher's temperature and momentum of ``step``."""
+        self._values = values = self.settings.schedule.at(step)
+        set_step_values(groups, values)
+        return {
+            "learning_rate": values.learning_rate,
+            "weight_decay": values.weight_decay,
+            "teacher_momentum": values.teacher_momentum,
+            "teacher_temperature": values.teacher_temperature,
+        }
+
+    def clipped_modules(self) -> Mapping[str, nn.Module]:
+        """Backbone and heads of the student, each on its own."""
+        return dict(self.model.student.named_children())
+
+    def after_step(self, step: int) -> None:
+        """The teacher follows."""
+        self.model.update_teacher(self.values.teacher_momentum)
+
+    def pretrained(self) -> nn.Module:
+        """The teacher's backbone."""
+        return self.model.teacher.backbone
+
+    def also_exported(self) -> Mapping[str, nn.Module]:
+        """The teacher with its heads, for a further stage."""
+        return {"teacher": self.model.teacher}
+
+    @property
+    def values(self) -> StepValues:
+        """The schedules' values of the current step."""
+        return self._values
+
+    def flops_per_sample(self) -> float:
+        """Matrix products of one image: student forward and backward (3 x), teacher forward (1 x).
+
+        A block has 4 C^2 weights in attention and the feed-forward's, each two operations per token, and 4 N^2 C
+        operations in attention itself (Kaplan et al. 2020, table 1). Recomputed products (activation checkpointing,
+        chunked losses) do not count: that is what "model" in model FLOPs utilisation means.
+        """
+        views, student = self.settings.views, self.model.student
+        seen = sum(
+            crops.number * _backbone_flops(student.backbone, crops.size)
+            for crops in (views.global_crops, views.local_crops)
+        )
+        taught = views.global_crops.number * _backbone_flops(student.backbone, views.global_crops.size)
+        classes = views.global_crops.number + views.local_crops.number
+        masked = self.settings.masks.probability * sum(self.settings.masks.ratio) / 2
+        tokens = views.global_crops.number * _patches(student.backbone, views.global_crops.size) * masked
+        heads = 2.0 * _weights(student.dino_head), 2.0 * _weights(student.patch_head)
+        student_heads = classes * heads[0] + tokens * heads[1]
+        teacher_heads = views.global_crops.number * heads[0] + tokens * heads[1]
+        return 3 * (seen + student_heads) + taught + teacher_heads
+
+
+def build(settings: Settings, data: Path | None, place: Place) -> Built:
+    """The objective and the crops of a store.
+
+    Raises:
+        SettingsError: no store given, or a learning rate meant for another batch size.
+        CaseError, VolumeError: a store that cannot be used.
+        WeightsError: initial weights that do not fit.
+    """
+    if data is None:
+        raise SettingsError(
+            "self-distillation needs volumes", remedy="Give --data STORE, a folder made by fm3d data cache"
+        )
+    if settings.schedule.batch != place.step_batch:
+        raise SettingsError(
+            f"settings.schedule.batch is {settings.schedule.batch}, run.batch_size {place.step_batch}; the learning "
+            "rate follows the former",
+            remedy=f"Add --set settings.schedule.batch={place.step_batch}, or give both the same number",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(place.seed)
+        objective = SelfDistillationObjective(settings)
+    store = CropStore(data)
+    sampler = EndlessSampler(
+        len(store), place.batch_size, seed=place.seed, rank=place.rank, world_size=place.world_size
+    )
+    loader = CropLoader(
+        CropDataset(store, settings.views),
+        sampler,
+        objective.model.student.backbone.patch_size,
+        masks=settings.masks,
+        dtype=_DTYPES[settings.crop_dtype],
+        workers=place.workers,
+    )
+    return Built(objective.train(), loader, settings.schedule.steps, settings.gradient_clip, len(store))
+
+
+def _patches(backbone: VisionTransformer3D, size: tuple[int, int, int]) -> int:
+    x, y, z = (edge // patch for edge, patch in zip(size, backbone.patch_size, strict=True))
+    return x * y * z
+
+
+def _backbone_flops(backbone: VisionTransformer3D, size: tuple[int, int, int]) -> float:
+    patches = _patches(backbone, size)
+    tokens = backbone.leading_tokens + patches
+    products = sum(module.weight.numel() for module in backbone.blocks.modules() if isinstance(module, nn.Linear))
+    attention = 4.0 * tokens * tokens * backbone.width * len(backbone.blocks)
+    return 2.0 * (tokens * products + patches * backbone.patch_embed.proj.weight.numel()) + attention
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)

@@ -1,0 +1,273 @@
+"""What a pretraining run is told: one YAML file, read strictly, with single values changed from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from fm3d_core.errors import SettingsError
+
+CONFIGURATIONS = Path(__file__).parent / "configurations"
+_FREE = {"may_change": True}
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How the engine runs; the same for every objective.
+
+    Attributes:
+        batch_size: samples of one optimiser step, of all processes and accumulation rounds together.
+        accumulation: rounds whose gradients are averaged before a step; each has its share of the batch.
+        precision: "32-true", "bf16-mixed" or "16-mixed".
+        accelerator: "auto" takes the GPUs if there are any.
+        strategy: "auto" is one process or DDP; "fsdp" shards weights and optimiser over the processes.
+        devices: processes on each node; nodes: computers. torchrun and SLURM overrule both.
+        compile: torch.compile of the transformer blocks, or of the backbone where there are none.
+        activation_checkpointing: keep only each block's input for the backward pass; slower, much less memory.
+        workers: processes per training process that prepare batches; 0 prepares them in the training itself.
+        checkpoint_every: steps between checkpoints; there is one at the end and at a stop in any case.
+        keep: newest checkpoints that stay; keep_every: also those at multiples of so many steps, 0 for none.
+        log_every: steps between lines in metrics.jsonl; figures of a line are means over them.
+        monitor_every: steps between looks at the features, 0 for none.
+        seed: of weights, order and every sample.
+
+    Raises:
+        SettingsError: an impossible number.
+    """
+
+    batch_size: int = 8
+    accumulation: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_FREE)
+    strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", metadata=_FREE)
+    devices: int = field(default=1, metadata=_FREE)
+    nodes: int = field(default=1, metadata=_FREE)
+    compile: bool = field(default=False, metadata=_FREE)
+    activation_checkpointing: bool = field(default=False, metadata=_FREE)
+    workers: int = field(default=0, metadata=_FREE)
+    checkpoint_every: int = field(default=1000, metadata=_FREE)
+    keep: int = field(default=3, metadata=_FREE)
+    keep_every: int = field(default=0, metadata=_FREE)
+    log_every: int = 10
+    monitor_every: int = field(default=0, metadata=_FREE)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("batch_size", "accumulation", "devices", "nodes", "checkpoint_every", "keep", "log_every")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise SettingsError(f"run.{name} is {getattr(self, name)}", remedy="Give 1 or more")
+        for name in ("workers", "keep_every", "monitor_every", "seed"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"run.{name} is {getattr(self, name)}", remedy="Give 0 or more")
+
+    def batch_per_round(self, world_size: int) -> int:
+        """Samples of one accumulation round in one process.
+
+        Raises:
+            SettingsError: the batch cannot be shared evenly.
+        """
+        shares = world_size * self.accumulation
+        if self.batch_size % shares:
+            raise SettingsError(
+                f"a batch of {self.batch_size} cannot be shared by {world_size} processes in {self.accumulation} "
+                "rounds",
+                remedy=f"Choose run.batch_size as a multiple of {shares}",
+            )
+        return self.batch_size // shares
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """A whole configuration file.
+
+    Attributes:
+        about: one line for the list of configurations.
+        objective: kind of what is minimised, a name of :mod:`fm3d_core.pretraining.objectives`.
+        settings: of that kind; checked when the objective is chosen.
+        run: of the engine.
+    """
+
+    about: str
+    objective: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    # pydantic's; the classes below inherit it
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+def shipped_configurations() -> dict[str, Path]:
+    """Name -> file of the configurations that come with the package."""
+    return {path.stem: path for path in sorted(CONFIGURATIONS.glob("*.yaml"))}
+
+
+def find_configuration(name: str | Path) -> Path:
+    """The file of a shipped name or of a path.
+
+    Raises:
+        SettingsError: neither.
+    """
+    shipped = shipped_configurations()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    if Path(name).is_file():
+        return Path(name)
+    raise SettingsError(
+        f"no configuration '{name}'", remedy=f"Give a YAML file or one of: {', '.join(shipped)} (fm3d pretrain --list)"
+    )
+
+
+def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> PretrainSettings:
+    """Read a configuration, with ``overrides`` such as "settings.schedule.epochs=2" put in.
+
+    The objective's own settings are completed and checked too, so that what comes back is the whole of the run.
+
+    Raises:
+        SettingsError: no such file, not YAML, an unknown key or an impossible value; it names the key.
+    """
+    import yaml
+
+    path = find_configuration(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"cannot be read as YAML: {reason}", path=path, remedy="Correct the file") from error
+    if not isinstance(content, dict):
+        raise SettingsError("holds no settings", path=path, remedy="It needs about, objective, settings, run")
+    for override in overrides:
+        _override(content, override)
+    return completed(content, path)
+
+
+def completed(content: Mapping[str, Any], path: Path | None = None) -> PretrainSettings:
+    """Settings of plain data with every default filled in, the objective's own included.
+
+    Raises:
+        SettingsError: as :func:`read_configuration`.
+    """
+    from fm3d_core.pretraining.objectives import settings_class
+
+    settings = validated(PretrainSettings, content, path=path)
+    kind = settings_class(settings.objective)
+    own = validated(kind, settings.settings, path=path, place="settings")
+    return PretrainSettings(settings.about, settings.objective, plain(own), settings.run)
+
+
+def validated(kind: type[_T], content: Mapping[str, Any], *, path: Path | None = None, place: str = "") -> _T:
+    """An instance of the dataclass ``kind`` from plain data; unknown keys are refused at every depth.
+
+    Raises:
+        SettingsError: naming the first key that is unknown, missing or wrong, below ``place``.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    config = {"__pydantic_config__": {"extra": "forbid"}}  # of the wrapper; what is inside inherits it
+    wrapper = make_dataclass("Wrapper", [("content", kind)], namespace=config)
+    try:
+        whole: Any = TypeAdapter(wrapper).validate_python({"content": dict(content)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ((place,) if place else ()) + first["loc"][1:]) or "the settings"
+        unknown = first["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+        problem = "is not a known key" if unknown else _lower(first["msg"])
+        raise SettingsError(f"{where}: {problem}", path=path, remedy=_remedy(kind, first, unknown)) from None
+    result: _T = whole.content
+    return result
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as what YAML and JSON can hold: mappings, lists, numbers, strings."""
+    return dict(_plain(asdict(settings)))
+
+
+def as_yaml(settings: PretrainSettings) -> str:
+    """The whole configuration as YAML; :func:`read_configuration` reads it back."""
+    import yaml
+
+    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True, width=100)
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two plain configurations of a run and its resume differ in, as "key: old -> new".
+
+    Keys that a run may change between its parts (how often it logs, how many workers) do not count.
+    """
+    free = {f"run.{item.name}" for item in fields(RunSettings) if item.metadata.get("may_change")} | {"about"}
+    before, after = flattened(old), flattened(new)
+    keys = [key for key in {**before, **after} if key not in free and before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
+
+
+def flattened(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise SettingsError(
+            f"--set {override} is not KEY=VALUE", remedy="Write for example --set settings.schedule.epochs=2"
+        )
+    *parents, last = key.split(".")
+    place = content
+    for name in parents:
+        inner = place.get(name)
+        if inner is None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            raise SettingsError(
+                f"--set {override}: {name} is a value and has nothing below it", remedy="Shorten the key"
+            )
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {override}: the value is not YAML", remedy="Quote it") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _remedy(kind: type[Any], error: Mapping[str, Any], unknown: bool) -> str:
+    if not unknown:
+        return "Correct it in the file or with --set"
+    names = _names_beside(kind, error["loc"][1:-1])
+    return f"Known here: {', '.join(names)}" if names else "Leave it out"
+
+
+def _names_beside(kind: Any, above: Sequence[Any]) -> list[str]:
+    """The field names of the dataclass that lies at ``above`` in ``kind``."""
+    import dataclasses
+    from typing import get_args, get_type_hints
+
+    for step in above:
+        options = [kind, *get_args(kind)]
+        found = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        if found is None or not isinstance(found, type):
+            return []
+        kind = get_type_hints(found).get(str(step), kind)
+    found = next((option for option in [kind, *get_args(kind)] if dataclasses.is_dataclass(option)), None)
+    return [] if found is None else [item.name for item in fields(found)]
