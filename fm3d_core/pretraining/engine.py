@@ -98,6 +98,9 @@ def pretrain(
         try:
             run.resume()
             return run.train(stop_after, progress, lambda: signals.received is not None or should_stop())
+        except RunStopped as stopped:
+            stopped.signal = signals.received
+            raise
         finally:
             run.close()
 
@@ -186,7 +189,6 @@ class _Run:
         """One optimiser step; whether any process was asked to stop."""
         rounds = self.settings.run.accumulation
         values = self.objective.before_step(self.step, self.adamw.param_groups)
-        torch.manual_seed(_stream(self.place.seed, self.step, self.place.rank))
         terms: dict[str, torch.Tensor] = {}
         names: list[str] = []
         unreadable: list[str] = []
@@ -197,6 +199,8 @@ class _Run:
             unreadable += batch.unreadable
             batch = batch.to(self.fabric.device, non_blocking=True)
             meter.waited(time.perf_counter() - before)
+            # after the loader, which draws a number of its own when it starts
+            torch.manual_seed(_stream(self.place.seed, self.step, index, self.place.rank))
             with self.fabric.no_backward_sync(self.module, enabled=index < rounds - 1):
                 these = self.module(Carried(batch))
                 self.fabric.backward(torch.stack(list(these.values())).sum() / rounds)
@@ -363,7 +367,7 @@ class _Run:
         return result
 
 
-def _stream(seed: int, step: int, rank: int) -> int:
-    """The seed of one step's random numbers in one process; 63 bits."""
-    digest = hashlib.sha256(f"{seed} {step} {rank} step".encode()).digest()
+def _stream(seed: int, step: int, index: int, rank: int) -> int:
+    """The seed of the random numbers of one round of a step in one process; 63 bits."""
+    digest = hashlib.sha256(f"{seed} {step} {index} {rank} step".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

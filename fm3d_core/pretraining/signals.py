@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM, SIGINT and SLURM's SIGUSR1 let the step finish and save, then the run stops."""
+"""A polite end: SIGTERM, SIGINT and SLURM's SIGUSR1 or SIGUSR2 let the step finish and save, then the run stops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Any, ClassVar
 
 from fm3d_core.errors import FM3DError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class RunStopped(FM3DError):
-    """A run that was asked to stop and has saved; exit code 75 is sysexits.h's "try again later"."""
+    """A run that was asked to stop and has saved; exit code 75 is sysexits.h's "try again later".
+
+    Attributes:
+        signal: name of the signal that this process got, if it was one.
+    """
 
     exit_code: ClassVar[int] = 75
     http_status: ClassVar[int] = 409
 
-    def __init__(self, step: int, steps: int, folder: Path) -> None:
+    def __init__(self, step: int, steps: int, folder: Path, signal: str | None = None) -> None:
+        self.signal = signal
         super().__init__(
             f"stopped after step {step} of {steps}, which is saved",
             path=folder,

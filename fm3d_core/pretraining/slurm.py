@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from fm3d_core.pretraining.settings import RunSettings
 
 LOGS_FOLDER = "slurm"
+REQUEUE_SIGNAL = "SIGUSR2"  # submitit's
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,22 @@ class SlurmRun:
     out: str
 
     def __call__(self) -> str:
-        """Train until the end; a pre-empted process saves its step and leaves, and SLURM starts it again."""
+        """Train until the end.
+
+        Submitit's handler of SIGUSR2 leaves at once, in the middle of a step. So the engine takes the signal first,
+        finishes the step and saves; then the handler gets it, which queues the job again and ends the process.
+        """
         from fm3d_core.pretraining.engine import pretrain
         from fm3d_core.pretraining.settings import completed
+        from fm3d_core.pretraining.signals import RunStopped
 
         settings = completed(self.settings)
-        return str(pretrain(settings, None if self.data is None else Path(self.data), Path(self.out)))
+        try:
+            return str(pretrain(settings, None if self.data is None else Path(self.data), Path(self.out)))
+        except RunStopped as stopped:
+            if stopped.signal == REQUEUE_SIGNAL:
+                signal.raise_signal(getattr(signal, REQUEUE_SIGNAL))
+            raise
 
     def checkpoint(self) -> Any:
         """The same again: it goes on from its newest checkpoint."""
