@@ -14,7 +14,7 @@ from torch import nn
 
 from fm3d_core.files import atomic_file
 from fm3d_core.models.weights.importing import expected_tensors
-from fm3d_core.models.zoo import meaning, presets
+from fm3d_core.models.zoo import presets
 from fm3d_core.pretraining.training_state import module_state
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def preset_of(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> str | N
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     loose: str | None = None
     for name, preset in presets().items():
-        if preset["class"] != type(module).__name__ or meaning(_defaults(preset, config)) != meaning(config):
+        if preset["class"] != type(module).__name__ or not _same_options(preset["config"], config):
             continue
         wanted = {key: tuple(tensor.shape) for key, tensor in expected_tensors(name, config["input_channels"]).items()}
         if wanted == shapes:
@@ -70,10 +70,13 @@ def preset_of(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> str | N
     return loose
 
 
-def _defaults(preset: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset's options; what it leaves to the class stands in no preset that the other has in its config."""
-    kept = {name: config[name] for name in ("position_interpolation", "patch_merging") if name in config}
-    return {**kept, **preset["config"]}
+def _same_options(preset: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a backbone's options are a preset's, apart from the size of its images.
+
+    Options that the preset leaves to its class show in the shapes, or in the meaning, which is compared when imported.
+    """
+    own = _plain(config)
+    return all(own.get(name) == value for name, value in preset.items() if name != "image_size")
 
 
 def _fitting_positions(module: nn.Module, positions: torch.Tensor, preset: str) -> torch.Tensor:

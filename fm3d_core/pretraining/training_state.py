@@ -6,18 +6,16 @@ With one process or DDP they are whole already; FSDP2's shards (DTensors) are ga
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU, gathered from all processes if it is sharded (then all must call this)."""
     tensor = tensor.detach()
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.to("cpu", copy=True)
+    return _gathered(tensor).to("cpu", copy=True)
 
 
 def module_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -77,9 +75,21 @@ def load_optimizer_state(
 
 def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     value = value.to(device=tensor.device, dtype=tensor.dtype, copy=True)
-    if isinstance(tensor, DTensor):
-        return distribute_tensor(value, tensor.device_mesh, tensor.placements)
-    return value
+    if not _is_sharded(tensor):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    shards: Any = tensor
+    return distribute_tensor(value, shards.device_mesh, shards.placements)
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor; asked without importing them, which takes a second."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _gathered(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
@@ -87,16 +97,15 @@ def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norm = nn.utils.get_total_norm(gradients)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).float()
+    return _gathered(nn.utils.get_total_norm(gradients)).float()
 
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> torch.Tensor:
     """Scale the gradients so that their norm is at most ``largest``; the norm before (torch's clip_grad_norm_)."""
     norm = gradient_norm(parameters)
     scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients: list[Any] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients:
-        plain = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-        torch._foreach_mul_(plain, scale.to(plain[0].device))
+        own = [gradient.to_local() if _is_sharded(gradient) else gradient for gradient in gradients]
+        torch._foreach_mul_(own, scale.to(own[0].device))
     return norm
