@@ -69,12 +69,13 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 def _is_network_code(module: str) -> bool:
     """Modules that are torch through and through; their callers import them inside functions."""
-    if ".pretraining.losses" in module:
+    if any(package in module for package in (".pretraining.losses", ".pretraining.synthetic_anatomy.")):
         return True
     return module.endswith(
         (
             "adaptation.augmentation",
             "adaptation.batches",
+            "adaptation.closed_form",
             "adaptation.trainer",
             "pretraining.augmentations",
             "pretraining.distributed",
