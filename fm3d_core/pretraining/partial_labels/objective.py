@@ -27,7 +27,7 @@ from fm3d_core.pretraining.partial_labels.label_maps import LabelMaps, read_labe
 from fm3d_core.pretraining.partial_labels.labelled_sets import find_labelled_sets
 from fm3d_core.pretraining.partial_labels.left_right import Rule
 from fm3d_core.pretraining.partial_labels.loading import LabelledBatch, labelled_loader
-from fm3d_core.pretraining.partial_labels.loss import OTHER, partial_terms
+from fm3d_core.pretraining.partial_labels.loss import OTHER, Term, partial_terms
 from fm3d_core.pretraining.partial_labels.preparation import PreparationSettings
 from fm3d_core.pretraining.partial_labels.prepared_sets import cache_folder, prepare_sets
 from fm3d_core.pretraining.probing import freeze, probe
@@ -190,8 +190,9 @@ class PartialLabels(Objective):
 
     def forward(self, batch: LabelledBatch) -> dict[str, torch.Tensor]:
         """The terms of the loss over the batch's crops."""
-        dice, entropy = partial_terms(self.network(batch.images), self.channel_of[batch.labels.long()], batch.annotated)
-        return {"dice": dice} if self.settings.loss == "dice" else {"dice": dice, "cross_entropy": entropy}
+        terms: tuple[Term, ...] = ("dice",) if self.settings.loss == "dice" else ("dice", "cross_entropy")
+        channels = self.channel_of[batch.labels.long()]
+        return partial_terms(self.network(batch.images), channels, batch.annotated, terms)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group: FSEFT decays every parameter."""
