@@ -62,6 +62,10 @@ class SwinUNETRBackbone(nn.Module):
         map2 = net.decoder2(map4, encoded[1])
         return [net.decoder1(map2, encoded[0]), map2, map4, map8, map16, bottleneck]
 
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """The transformer's last map alone (B, 16 feature_size, X/32, Y/32, Z/32), without the U-Net around it."""
+        return self.network.swinViT(image, self.network.normalize)[-1]
+
     def lora_targets(self) -> list[str]:
         """The fused query-key-value projections of every Swin block."""
         return [

@@ -23,13 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.errors import CaseError, SettingsError, VolumeError
+from fm3d_core.volumes.packed_arrays import UNREADABLE, open_packed
 
 FORMAT = 1
 SETTINGS_FILE, INDEX_FILE, LEFT_OUT_FILE, VOLUME_FILE = "crop_store.json", "index.json", "left_out.json", "volume.json"
 Triple = tuple[int, int, int]
 _OPEN_LEVELS = 64  # files kept open by one store
-# what blosc2 raises for damaged files, depending on where the damage is
-_UNREADABLE = (OSError, RuntimeError, ValueError, IndexError, AttributeError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ class CropStore:
             array = self._array(path, volume, level)
             box = tuple(slice(begin, end) for begin, end in zip(first, last, strict=True))
             codes = array[(frame, *box)]
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise VolumeError(
                 f"stored crops of {volume.source} cannot be read ({error})",
                 path=path,
@@ -230,17 +229,10 @@ class CropStore:
         return sum(file.stat().st_size for file in folder.iterdir())
 
     def _array(self, path: Path, volume: StoredVolume, level: int) -> Any:
-        import blosc2
-
         if path not in self._open:
-            if not path.is_file():  # blosc2's own message for it is long
-                raise FileNotFoundError("the file is missing")
-            # one thread: parallel are the workers
-            array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
             x, y, z = volume.shape
-            if array.shape != (len(volume.frames), -(-x // level), -(-y // level), z) or array.dtype != np.int16:
-                raise ValueError("its shape or type is not that of the volume")
-            self._open[path] = array
+            shape = (len(volume.frames), -(-x // level), -(-y // level), z)
+            self._open[path] = open_packed(path, shape, np.int16)
         self._open.move_to_end(path)
         while len(self._open) > _OPEN_LEVELS:
             self._open.popitem(last=False)

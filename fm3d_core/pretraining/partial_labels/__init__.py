@@ -1,0 +1,1 @@
+"""Supervised pretraining on many sets of which each has only some structures labelled (FSEFT)."""
