@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.models.voxel_features import draw_voxels
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.sampling import Draw
 from fm3d_core.pretraining.synthetic_anatomy.anatomy import draw_anatomy
-from fm3d_core.pretraining.synthetic_anatomy.contrast import draw_voxels
 from fm3d_core.pretraining.synthetic_anatomy.patient import Size, draw_patient
 from fm3d_core.pretraining.synthetic_anatomy.random_numbers import chance, generator_of
 from fm3d_core.pretraining.synthetic_anatomy.scan import draw_scanner, scan

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.models.voxel_features import features_at
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.schedules import CosineSchedule
-from fm3d_core.pretraining.synthetic_anatomy.contrast import features_at, supervised_contrast
+from fm3d_core.pretraining.synthetic_anatomy.contrast import supervised_contrast
 from fm3d_core.pretraining.synthetic_anatomy.loading import PairBatch, PairLoader, PairSettings
 
 
