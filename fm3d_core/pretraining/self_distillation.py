@@ -20,6 +20,7 @@ from fm3d_core.pretraining.losses import (
     Center,
     CenteredTargets,
     GramSettings,
+    Prototypes,
     SinkhornTargets,
     TeacherTargets,
     dino_loss,
@@ -222,7 +223,7 @@ class SelfDistillation(nn.Module):
     ) -> dict[str, torch.Tensor]:
         head, device = self.student.dino_head, batch.global_crops.device
         targets = self._targets(self.teacher.dino_head, taught.cls_token, temperature, self.dino_center)
-        prototypes, size = head.last_layer.weight, batch.batch
+        prototypes, size = _prototypes(head), batch.batch
         student_views = {
             "dino_global": (seen.cls_token, view_pairs(views, views, size, same_views=True, device=device))
         }
@@ -251,7 +252,7 @@ class SelfDistillation(nn.Module):
         targets = self._targets(self.teacher.patch_head, hidden, temperature, self.ibot_center)
         return ibot_loss(
             head.embed(seen.patch_tokens.flatten(0, 1)[masks.indices]),
-            head.last_layer.weight,
+            _prototypes(head),
             targets,
             masks.weights,
             len(batch.global_crops),
@@ -263,7 +264,7 @@ class SelfDistillation(nn.Module):
     def _targets(
         self, head: DINOHead, tokens: torch.Tensor, temperature: float, center: Center | None
     ) -> TeacherTargets:
-        features, prototypes = head.embed(tokens), head.last_layer.weight
+        features, prototypes = head.embed(tokens), _prototypes(head)
         if center is None:
             return SinkhornTargets(
                 features,
@@ -276,3 +277,7 @@ class SelfDistillation(nn.Module):
         if self.training:  # the new centre counts from the next step on
             center.update(features, prototypes)
         return targets
+
+
+def _prototypes(head: DINOHead) -> Prototypes:
+    return Prototypes(head.last_layer.weight_v, head.last_layer.weight_g)

@@ -12,13 +12,14 @@ from fm3d_core.pretraining.losses.gram import GramSettings, gram_loss
 from fm3d_core.pretraining.losses.ibot import ibot_loss
 from fm3d_core.pretraining.losses.koleo import koleo_loss
 from fm3d_core.pretraining.losses.sinkhorn import SinkhornTargets, sinkhorn_knopp
-from fm3d_core.pretraining.losses.targets import DenseTargets, TeacherTargets
+from fm3d_core.pretraining.losses.targets import DenseTargets, Prototypes, TeacherTargets
 
 __all__ = [
     "Center",
     "CenteredTargets",
     "DenseTargets",
     "GramSettings",
+    "Prototypes",
     "SinkhornTargets",
     "TeacherTargets",
     "dino_loss",

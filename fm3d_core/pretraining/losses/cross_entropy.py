@@ -14,7 +14,9 @@ import torch
 
 from fm3d_core.pretraining.losses.targets import (
     CHUNK_ENTRIES,
+    Prototypes,
     TeacherTargets,
+    as_prototypes,
     product_dtype,
     row_chunks,
     scores,
@@ -28,7 +30,7 @@ def soft_cross_entropy(logits: torch.Tensor, probabilities: torch.Tensor, temper
 
 def prototype_cross_entropy(
     features: torch.Tensor,
-    prototypes: torch.Tensor,
+    prototypes: torch.Tensor | Prototypes,
     targets: TeacherTargets,
     pairs: torch.Tensor,
     weights: torch.Tensor,
@@ -48,9 +50,12 @@ def prototype_cross_entropy(
         chunk_entries: entries of the largest temporary.
 
     Returns:
-        A float32 scalar with gradients for ``features`` and ``prototypes`` (once; no double backward).
+        A float32 scalar with gradients for ``features`` and ``prototypes`` (for one backward pass only).
     """
-    return _PrototypeCrossEntropy.apply(features, prototypes, targets, pairs, weights, temperature, chunk_entries)
+    rows = as_prototypes(prototypes)
+    return _PrototypeCrossEntropy.apply(
+        features, rows.vectors, rows.lengths, targets, pairs, weights, temperature, chunk_entries
+    )
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -58,7 +63,8 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         features: torch.Tensor,
-        prototypes: torch.Tensor,
+        vectors: torch.Tensor,
+        lengths: torch.Tensor | None,
         targets: TeacherTargets,
         pairs: torch.Tensor,
         weights: torch.Tensor,
@@ -66,36 +72,55 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         chunk_entries: int,
     ) -> torch.Tensor:
         dtype = product_dtype(features)
-        wants_features, wants_prototypes = ctx.needs_input_grad[:2]
-        student, directions = features.to(dtype), prototypes.to(dtype)
+        wants_features, wants_prototypes = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+        factors = Prototypes(vectors, lengths).factors()
+        student, directions = features.to(dtype), vectors.to(dtype)
         total = torch.zeros((), device=features.device)
         d_features = torch.zeros_like(features) if wants_features else None
-        d_prototypes = torch.zeros_like(prototypes, dtype=torch.float32) if wants_prototypes else None
+        d_prototypes: torch.Tensor | None = None
         with torch.autocast(features.device.type, enabled=False):
-            for part in row_chunks(len(features), len(prototypes), chunk_entries):
+            for part in row_chunks(len(features), len(vectors), chunk_entries):
                 losses, slopes = _losses_and_slopes(
-                    scores(student[part], directions, scale=1 / temperature), targets, pairs[part]
+                    scores(student[part], directions, scale=1 / temperature, factors=factors), targets, pairs[part]
                 )
                 weight = weights[part].float()
                 total += losses @ weight
                 if not (wants_features or wants_prototypes):
                     continue
-                slopes = slopes.mul_((weight / temperature)[:, None]).to(dtype)  # d loss / d scores
+                slopes = slopes.mul_((weight / temperature)[:, None])  # d loss / d scores
+                if wants_prototypes:
+                    d_prototypes = _add_product(d_prototypes, slopes.to(dtype).T, student[part])
                 if d_features is not None:
-                    d_features[part] = slopes @ directions
-                if d_prototypes is not None:
-                    _add_product(d_prototypes, slopes.T, student[part])
-        ctx.d_features = d_features
-        ctx.d_prototypes = d_prototypes.to(prototypes.dtype) if d_prototypes is not None else None
+                    slopes = slopes if factors is None else slopes.mul_(factors)
+                    d_features[part] = slopes.to(dtype) @ directions
+        if wants_prototypes and d_prototypes is None:
+            d_prototypes = torch.zeros_like(vectors, dtype=torch.float32)
+        d_lengths = None
+        if d_prototypes is not None and factors is not None:
+            d_prototypes, d_lengths = _through_weight_norm(d_prototypes, vectors, factors)
+        gradients = zip((d_features, d_prototypes, d_lengths), (features, vectors, lengths), strict=True)
+        ctx.gradients = [None if gradient is None else gradient.to(like.dtype) for gradient, like in gradients]
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = outer
-        gradients = tuple(
-            None if gradient is None else gradient * slope for gradient in (ctx.d_features, ctx.d_prototypes)
-        )
-        return (*gradients, None, None, None, None, None)
+        gradients, ctx.gradients = ctx.gradients, None  # given away: scaled in place, not copied
+        return (*(None if gradient is None else gradient.mul_(slope) for gradient in gradients), *[None] * 5)
+
+
+def _through_weight_norm(
+    gradient: torch.Tensor, vectors: torch.Tensor, factors: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From the ``gradient`` (K, d) of w = g v / |v|, which is overwritten, those of v and of g (K, 1).
+
+    Salimans and Kingma 2016, equation 3: dg = dw v / |v|, dv = (g / |v|) dw - (g dg / |v|^2) v.
+    """
+    vectors = vectors.float()
+    products = torch.bmm(gradient[:, None], vectors[:, :, None]).flatten()  # dw v
+    norms = vectors.norm(dim=1)  # not lengths / factors: a length may be 0
+    own = (factors * products / norms.square())[:, None]
+    return gradient.mul_(factors[:, None]).addcmul_(vectors, own, value=-1), (products / norms)[:, None]
 
 
 def _losses_and_slopes(
@@ -114,8 +139,10 @@ def _losses_and_slopes(
     return losses, odds.mul_(mass / sums).sub_(wanted)
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+def _add_product(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``total`` + left @ right in float32; no total is 0."""
+    if total is None:
+        return (left @ right).float()
     if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+        return total.addmm_(left, right)
+    return total.add_(left @ right)
