@@ -15,6 +15,7 @@ least of several steps, peak memory is that of the whole process.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -69,7 +70,8 @@ def compare_steps(settings: Benchmark) -> None:
     """Check that both forms minimise the same, measure each, print the table."""
     equal = {form: in_own_process(settings, form, steps=0) for form in get_args(Form)}
     difference = max(
-        abs(equal["FM3D"]["terms"][name] - value) / max(abs(value), 1) for name, value in equal["plain"]["terms"].items()
+        abs(equal["FM3D"]["terms"][name] - value) / max(abs(value), 1)
+        for name, value in equal["plain"]["terms"].items()
     )
     if difference > LARGEST_DIFFERENCE:
         raise SystemExit(f"the forms do not minimise the same: {equal}")
@@ -100,7 +102,7 @@ def in_own_process(settings: Benchmark, form: Form, steps: int) -> dict[str, Any
 
 
 def measure(settings: Benchmark, form: Form) -> dict[str, Any]:
-    """Losses and gradient norms of the first step, and CPU seconds of the fastest of ``settings.steps`` further ones."""
+    """Losses and gradient norms of the first step, CPU seconds of the fastest of ``settings.steps`` further ones."""
     import torch
 
     torch.set_num_threads(1)
@@ -124,7 +126,7 @@ def measure(settings: Benchmark, form: Form) -> dict[str, Any]:
         values = {name: value.item() for name, value in (losses | norms).items()}
         terms = terms or values
         del losses, norms
-        spent = [times[-1] - times[0], *(after - before for before, after in zip(times[:-1], times[1:], strict=True))]
+        spent = [times[-1] - times[0], *(after - before for before, after in itertools.pairwise(times))]
         if number and spent[0] < best["seconds"]:  # the first step makes the optimiser's state
             best = dict(zip(best, spent, strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -182,7 +184,8 @@ def plain_losses(model: Any, batch: Any) -> dict[str, Any]:
 
     pairs = 2 * (len(local_scores) // size) + 2
     of_locals = sum(
-        cross_entropy(view, wanted).mean() for view in local_scores.chunk(len(local_scores) // size)
+        cross_entropy(view, wanted).mean()
+        for view in local_scores.chunk(len(local_scores) // size)
         for wanted in wanted_views
     )
     of_globals = sum(

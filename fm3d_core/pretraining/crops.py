@@ -68,9 +68,7 @@ class Box:
 
     def spacing(self, voxel: Spacing, size: Triple) -> Spacing:
         """Voxel size in mm of this part of a volume with ``voxel`` mm, once it is resized to ``size`` voxels."""
-        x, y, z = (
-            step * length / new for step, length, new in zip(voxel, self.length, size, strict=True)
-        )
+        x, y, z = (step * length / new for step, length, new in zip(voxel, self.length, size, strict=True))
         return x, y, z
 
 

@@ -158,8 +158,8 @@ class SelfDistillation(nn.Module):
         """The terms of the loss, weighted; train on their sum.
 
         ``dino_local`` and ``dino_global`` share one mean over all pairs of a student's and a teacher's view that are
-        not the same view; ``ibot`` is the mean over global crops; ``koleo`` the sum over global views; ``gram`` the mean
-        over global crops, in steps with Gram anchoring.
+        not the same view; ``ibot`` is the mean over global crops; ``koleo`` the sum over global views; ``gram`` the
+        mean over global crops, in steps with Gram anchoring.
 
         Args:
             batch: global crops (masked for the student only), local crops, masks.
@@ -229,7 +229,10 @@ class SelfDistillation(nn.Module):
         }
         if local is not None:
             count = len(local.cls_token) // size
-            student_views["dino_local"] = (local.cls_token, view_pairs(count, views, size, same_views=False, device=device))
+            student_views["dino_local"] = (
+                local.cls_token,
+                view_pairs(count, views, size, same_views=False, device=device),
+            )
         total = sum(pairs.numel() for _, pairs in student_views.values()) / size
         return {
             name: self.settings.dino_weight

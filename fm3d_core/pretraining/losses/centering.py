@@ -27,7 +27,7 @@ class CenteredTargets:
     ) -> None:
         dtype, prototypes = product_dtype(features), as_prototypes(prototypes)
         self._features, self._vectors = features.detach().to(dtype), prototypes.vectors.detach().to(dtype)
-        self._factors = prototypes.factors()
+        self._factors = prototypes.factors
         self._center, self._scale = center.detach().float() / temperature, 1 / temperature
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
@@ -61,10 +61,9 @@ class Center(nn.Module):
         total = reduced(torch.cat([features.detach().float().sum(dim=0), features.new_tensor([len(features)]).float()]))
         if total[-1] > 0:
             prototypes = as_prototypes(prototypes)
-            factors = prototypes.factors()
             with torch.autocast(features.device.type, enabled=False):
                 mean = prototypes.vectors.detach().float() @ (total[:-1] / total[-1])
-            mean = mean if factors is None else mean * factors
+            mean = mean if prototypes.factors is None else mean * prototypes.factors
             self.value.lerp_(mean, 1 - self.momentum)
 
     def extra_repr(self) -> str:

@@ -66,19 +66,20 @@ class SinkhornTargets:
         bound = _largest_norm(features) * prototypes.largest()
         self._shift = reduced(bound, "max") / temperature
         self._features, self._vectors = features.detach().to(dtype), prototypes.vectors.detach().to(dtype)
-        self._scale, self._factors = 1 / temperature, prototypes.factors()
+        self._scale, self._factors = 1 / temperature, prototypes.factors
         samples, count = len(features), len(prototypes)
         self._weights = self._exponentials(self._features, slice(None)) if keep_scores else None
         columns, rows = _factors(self._columns, samples, count, iterations, features.device)
         self._column_factors, self._row_factors = columns, rows
+        if self._weights is not None:
+            self._weights.mul_(columns).mul_(rows[:, None])
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Distributions (m, K) of the rows ``index`` (m,)."""
         with torch.no_grad():
             if self._weights is not None:
-                chosen = self._weights.index_select(0, index)
-            else:
-                chosen = self._exponentials(self._features[index], slice(None))
+                return self._weights.index_select(0, index)
+            chosen = self._exponentials(self._features[index], slice(None))
             return chosen.mul_(self._column_factors).mul_(self._row_factors[index, None])
 
     def _columns(self, part: slice) -> torch.Tensor:

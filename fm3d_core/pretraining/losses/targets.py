@@ -7,32 +7,33 @@ from typing import Protocol
 
 import torch
 
-# entries of the largest temporary, 32 MB in float32: large enough for fast matrix products, small beside a model
-CHUNK_ENTRIES = 2**23
+# entries of the largest temporary, 16 MB in float32: large enough for fast matrix products, small beside a model
+CHUNK_ENTRIES = 2**22
 
 
-@dataclass(frozen=True)
 class Prototypes:
     """K prototypes of a weight-normalised layer, never multiplied out: number k is lengths_k * vectors_k / |vectors_k|.
 
     With 65,536 of them each copy takes 67 MB and a pass over memory, more than the products of a small batch.
 
-    Attributes:
-        vectors: (K, d).
+    Args:
+        vectors: (K, d); must not change while this is in use.
         lengths: (K, 1); None where the vectors are the prototypes themselves.
+
+    Attributes:
+        factors: what the vectors are to be multiplied with (K,), float32, without gradient; None for 1.
+        norms: of the vectors (K,), float32, where there are lengths.
     """
 
-    vectors: torch.Tensor
-    lengths: torch.Tensor | None = None
+    def __init__(self, vectors: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+        self.vectors, self.lengths = vectors, lengths
+        self.norms = self.factors = None
+        if lengths is not None:
+            self.norms = vectors.detach().norm(dim=1, dtype=torch.float32)
+            self.factors = lengths.detach().float().flatten() / self.norms
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-    def factors(self) -> torch.Tensor | None:
-        """What the vectors are to be multiplied with (K,), float32; None for 1."""
-        if self.lengths is None:
-            return None
-        return self.lengths.detach().float().flatten() / self.vectors.detach().norm(dim=1, dtype=torch.float32)
 
     def largest(self) -> torch.Tensor:
         """The length of the longest prototype."""
