@@ -189,7 +189,8 @@ class SelfDistillation(nn.Module):
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
-        mine, theirs = list(self.teacher.parameters()), list(self.student.parameters())
+        mine: list[torch.Tensor] = list(self.teacher.parameters())
+        theirs: list[torch.Tensor] = list(self.student.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
     def clip_gradients(self, max_norm: float = 3.0) -> dict[str, torch.Tensor]:

@@ -174,7 +174,7 @@ def test_a_pyramid_and_a_run_without_a_store_can_be_watched_too(tmp_path: Path) 
     objective = Distilled(nn.Identity(), backbone)
     monitors = monitors_for("synthetic", None, None)
     crops = FixedCrops(drawn_volumes(3), per_volume=2, edge=32)
-    monitors[0].volumes = monitors[0].volumes[:1]  # type: ignore[attr-defined]
+    monitors[0].volumes, monitors[0].edge = monitors[0].volumes[:1], 48  # type: ignore[attr-defined]
     monitors[1].crops = monitors[2].monitors[0].crops = crops  # type: ignore[attr-defined]
     figures: dict[str, float] = {}
     for monitor in monitors:
