@@ -6,6 +6,7 @@ Dosovitskiy et al. 2021 (ViT), Touvron et al. 2021 (LayerScale), Oquab et al. 20
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from fm3d_core.models.rotary import rotate
 
 Shape = tuple[int, int]  # images of a batch, tokens per image
+_LEAST_FOR_SUBSETS = 0.1  # below it, dropping whole images of a small batch would drop far more than asked for
 
 
 class Attention(nn.Module):
@@ -138,7 +140,57 @@ class Block(nn.Module):
     def forward_packed(
         self, packed: torch.Tensor, shapes: Sequence[Shape], rotations: Sequence[torch.Tensor | None]
     ) -> torch.Tensor:
-        """The same for several batches of images, their tokens packed to (T, C)."""
+        """The same for several batches of images, their tokens packed to (T, C).
+
+        In training with much stochastic depth each branch works on a subset of each batch's images only, as 3DINO's
+        does: max(1, int(B * (1 - probability))) random ones, scaled by B over their number.
+        """
+        if self.training and self.drop_path.probability > _LEAST_FOR_SUBSETS:
+            chosen = _draw_subset(shapes, self.drop_path.probability, packed.device)
+            branch = self.norm1(packed[chosen.rows])
+            branch = self.attn.forward_packed(branch, chosen.shapes, chosen.pick(rotations))
+            branch = self.ls1(branch)
+            packed = packed.index_add(0, chosen.rows, (branch * chosen.scale.to(branch.dtype)).to(packed.dtype))
+            chosen = _draw_subset(shapes, self.drop_path.probability, packed.device)
+            branch = self.ls2(self.mlp(self.norm2(packed[chosen.rows])))
+            return packed.index_add(0, chosen.rows, (branch * chosen.scale.to(branch.dtype)).to(packed.dtype))
         attended = self.attn.forward_packed(self.norm1(packed), shapes, rotations)
         packed = packed + self.drop_path(self.ls1(attended), shapes)
         return packed + self.drop_path(self.ls2(self.mlp(self.norm2(packed))), shapes)
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Some images of several packed batches: their rows (t,) in (T, C), what they count (t, 1), batch by batch."""
+
+    rows: torch.Tensor
+    scale: torch.Tensor
+    shapes: list[Shape]
+    images: list[torch.Tensor]
+
+    def pick(self, rotations: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The chosen images' rotations; one that holds for all images of a batch stays."""
+        return [
+            turn[:, images] if turn is not None and turn.shape[1] > 1 else turn
+            for turn, images in zip(rotations, self.images, strict=True)
+        ]
+
+
+def _draw_subset(shapes: Sequence[Shape], probability: float, device: torch.device) -> _Subset:
+    kept = kept_images(shapes, probability)
+    images = [torch.randperm(batch, device=device)[:keep] for (batch, _), keep in zip(shapes, kept, strict=True)]
+    rows, scales, start = [], [], 0
+    for (batch, count), chosen in zip(shapes, images, strict=True):
+        places = start + chosen[:, None] * count + torch.arange(count, device=device)
+        rows.append(places.flatten())
+        scales.append(torch.full((places.numel(), 1), batch / len(chosen), device=device))
+        start += batch * count
+    pairs = [(keep, count) for keep, (_, count) in zip(kept, shapes, strict=True)]
+    return _Subset(torch.cat(rows), torch.cat(scales), pairs, images)
+
+
+def kept_images(shapes: Sequence[Shape], probability: float) -> list[int]:
+    """Images of each batch that a branch works on in :meth:`Block.forward_packed` in training."""
+    if probability <= _LEAST_FOR_SUBSETS:
+        return [batch for batch, _ in shapes]
+    return [max(int(batch * (1 - probability)), 1) for batch, _ in shapes]

@@ -176,7 +176,7 @@ class VisionTransformer3D(nn.Module):
         """:meth:`forward_features` of several batches of different sizes in one pass.
 
         Norms and linear layers work on the tokens of all batches together, attention on each by itself. Stochastic
-        depth draws per image.
+        depth above 0.1 leaves a fixed number of random images out of each branch, and their work with them.
         """
         nothing = [None] * len(images)
         embedded = [self.embed(image, mask) for image, mask in zip(images, masks or nothing, strict=True)]

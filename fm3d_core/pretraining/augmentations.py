@@ -72,22 +72,38 @@ def augment(
     crop: torch.Tensor, recipe: tuple[Group, ...], settings: AugmentationSettings, generator: torch.Generator
 ) -> torch.Tensor:
     """Flip, turn and change a (1, X, Y, Z) crop; the same generator state gives the same result."""
-    crop = flip_and_turn(crop, settings.flip, settings.rotate, generator)
+    return augment_with_axes(crop, recipe, settings, generator)[0]
+
+
+def augment_with_axes(
+    crop: torch.Tensor, recipe: tuple[Group, ...], settings: AugmentationSettings, generator: torch.Generator
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """:func:`augment`, and which axis of ``crop`` lies along each axis of the result: its voxel sizes turned too."""
+    crop, axes = _flip_and_turn(crop, settings.flip, settings.rotate, generator)
     for group in recipe:
         name, probability = group[int(torch.randint(len(group), (), generator=generator))]
         if _chance(generator) < probability:
             crop = _change(name, crop, settings, generator)
-    return crop.contiguous()
+    return crop.contiguous(), axes
 
 
 def flip_and_turn(crop: torch.Tensor, flip: float, rotate: float, generator: torch.Generator) -> torch.Tensor:
     """Flips along each axis, then turns by 90, 180 or 270 degrees in each plane of equal sides."""
+    return _flip_and_turn(crop, flip, rotate, generator)[0]
+
+
+def _flip_and_turn(
+    crop: torch.Tensor, flip: float, rotate: float, generator: torch.Generator
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    axes = [0, 1, 2]
     crop = crop.flip([axis + 1 for axis in range(3) if _chance(generator) < flip])
     for first, second in ((1, 2), (2, 3), (1, 3)):
         turned, quarters = _chance(generator) < rotate, int(torch.randint(1, 4, (), generator=generator))
         if turned and (crop.shape[first] == crop.shape[second] or quarters == 2):  # the crop keeps its shape
             crop = torch.rot90(crop, quarters, (first, second))
-    return crop
+            if quarters != 2:
+                axes[first - 1], axes[second - 1] = axes[second - 1], axes[first - 1]
+    return crop, (axes[0], axes[1], axes[2])
 
 
 def change_contrast(crop: torch.Tensor, gamma: float) -> torch.Tensor:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Triple = tuple[int, int, int]
 Range = tuple[float, float]
+Spacing = tuple[float, float, float]
 _ATTEMPTS = 10  # torchvision's, and 3DINO's
 
 
@@ -64,6 +65,11 @@ class Box:
 
     start: Triple
     length: Triple
+
+    def spacing(self, voxel: Spacing, size: Triple) -> Spacing:
+        """Voxel size in mm of this part of a volume with ``voxel`` mm, once it is resized to ``size`` voxels."""
+        x, y, z = (step * length / new for step, length, new in zip(voxel, self.length, size, strict=True))
+        return x, y, z
 
 
 def draw_box(shape: Triple, settings: CropSettings, generator: torch.Generator) -> Box:

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fm3d_core.errors import VolumeError
-from fm3d_core.pretraining.augmentations import AugmentationSettings, augment
-from fm3d_core.pretraining.crops import GLOBAL_CROPS, LOCAL_CROPS, CropSettings, draw_box, read_crop
+from fm3d_core.pretraining.augmentations import AugmentationSettings, augment_with_axes
+from fm3d_core.pretraining.crops import GLOBAL_CROPS, LOCAL_CROPS, CropSettings, Spacing, draw_box, read_crop
 from fm3d_core.pretraining.masking import CropBatch, Grid, MaskSettings, collate_crops
 from fm3d_core.pretraining.sampling import Draw, EndlessSampler
 from fm3d_core.volumes.crop_store import CropStore
@@ -40,6 +40,7 @@ class CropSample:
         draw: which sample it is.
         name: of the volume they were cut from.
         global_crops, local_crops: each (1, X, Y, Z) float32.
+        spacings: voxel size in mm of each crop, global ones first; empty where it is not known.
         unreadable: reasons of the volumes that should have been there instead, empty as a rule.
     """
 
@@ -48,6 +49,7 @@ class CropSample:
     global_crops: tuple[torch.Tensor, ...]
     local_crops: tuple[torch.Tensor, ...]
     unreadable: tuple[str, ...] = ()
+    spacings: tuple[Spacing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,16 @@ class CropDataset(Dataset[CropSample]):
         plan = [(views.global_crops, recipes[min(view, len(recipes) - 1)]) for view in range(views.global_crops.number)]
         plan += [(views.local_crops, settings.local_crops)] * views.local_crops.number
         crops: list[torch.Tensor] = []
+        spacings: list[Spacing] = []
         for kind, recipe in plan:
             box = draw_box(volume.shape, kind, generator)
             crop = read_crop(self.store, index, frame, box, kind.size)
-            crops.append(augment(crop, recipe, settings, generator))
+            crop, axes = augment_with_axes(crop, recipe, settings, generator)
+            crops.append(crop)
+            spacing = box.spacing(volume.spacing, kind.size)
+            spacings.append((spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]))
         split = views.global_crops.number
-        return CropSample(draw, volume.name, tuple(crops[:split]), tuple(crops[split:]), unreadable)
+        return CropSample(draw, volume.name, tuple(crops[:split]), tuple(crops[split:]), unreadable, tuple(spacings))
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,8 @@ class Collate:
         """One batch."""
         pairs = [(sample.global_crops, sample.local_crops) for sample in samples]
         generator = random.Random(samples[0].draw.stream("masks"))
-        crops = collate_crops(pairs, self.patch_size, self.masks, generator, self.dtype)
+        spacings = [sample.spacings for sample in samples] if all(sample.spacings for sample in samples) else None
+        crops = collate_crops(pairs, self.patch_size, self.masks, generator, self.dtype, spacings)
         lines = tuple(line for sample in samples for line in sample.unreadable)
         return NamedBatch(crops, tuple(sample.name for sample in samples), lines)
 

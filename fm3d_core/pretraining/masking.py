@@ -87,17 +87,31 @@ class CropBatch:
         local_crops: (L * B, C, x, y, z) in the same order, or None.
         masks: of the global crops.
         batch: B.
+        global_spacing: (G * B, 3) voxel sizes in mm, for backbones with positions in mm; None where not known.
+        local_spacing: (L * B, 3), likewise.
     """
 
     global_crops: torch.Tensor
     local_crops: torch.Tensor | None
     masks: Masks
     batch: int
+    global_spacing: torch.Tensor | None = None
+    local_spacing: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> CropBatch:
         """The same on another device."""
-        local = None if self.local_crops is None else self.local_crops.to(device)
-        return CropBatch(self.global_crops.to(device), local, self.masks.to(device), self.batch)
+
+        def moved(value: torch.Tensor | None) -> torch.Tensor | None:
+            return None if value is None else value.to(device)
+
+        return CropBatch(
+            self.global_crops.to(device),
+            moved(self.local_crops),
+            self.masks.to(device),
+            self.batch,
+            moved(self.global_spacing),
+            moved(self.local_spacing),
+        )
 
 
 def draw_masks(images: int, grid: Grid, settings: MaskSettings, generator: random.Random) -> Masks:
@@ -129,6 +143,7 @@ def collate_crops(
     settings: MaskSettings,
     generator: random.Random,
     dtype: torch.dtype | None = None,
+    spacings: Sequence[Sequence[tuple[float, float, float]]] | None = None,
 ) -> CropBatch:
     """One batch of samples with their masks.
 
@@ -138,10 +153,13 @@ def collate_crops(
         settings: of the masks.
         generator: source of the masks.
         dtype: of the crops (3DINO casts to float16); None keeps theirs.
+        spacings: for each image the voxel sizes in mm of its crops, global ones first; None where not known.
 
     Raises:
         ValueError: no sample, or different numbers of crops.
     """
+    import torch
+
     numbers = {(len(global_), len(local)) for global_, local in samples}
     if len(numbers) != 1:
         raise ValueError(f"samples with (global, local) crops {sorted(numbers)} do not make one batch")
@@ -150,7 +168,12 @@ def collate_crops(
         raise ValueError("samples without global crops")
     x, y, z = (size // patch for size, patch in zip(global_crops.shape[-3:], patch_size, strict=True))
     masks = draw_masks(len(global_crops), (x, y, z), settings, generator)
-    return CropBatch(global_crops, _view_by_view([local for _, local in samples], dtype), masks, len(samples))
+    local_crops = _view_by_view([local for _, local in samples], dtype)
+    if spacings is None:
+        return CropBatch(global_crops, local_crops, masks, len(samples))
+    millimetres = torch.tensor(list(zip(*spacings, strict=True)), dtype=torch.float32).flatten(0, 1)  # view by view
+    first, others = millimetres[: len(global_crops)], millimetres[len(global_crops) :]
+    return CropBatch(global_crops, local_crops, masks, len(samples), first, others if len(others) else None)
 
 
 def _view_by_view(crops: Sequence[Sequence[torch.Tensor]], dtype: torch.dtype | None) -> torch.Tensor | None:

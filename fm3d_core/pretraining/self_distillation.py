@@ -1,6 +1,7 @@
 """One step of 3DINO's self-distillation: a student learns from crops what its own moving average says of others.
 
-Caron et al. 2021 (DINO), Zhou et al. 2022 (iBOT), Oquab et al. 2023 (DINOv2, section 4), Xu et al. 2025 (3DINO).
+Caron et al. 2021 (DINO), Zhou et al. 2022 (iBOT), Oquab et al. 2023 (DINOv2, section 4), Xu et al. 2025 (3DINO);
+optionally Gram anchoring of Siméoni et al. 2025 (DINOv3, section 4).
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from fm3d_core.models.vit import VisionTransformer3D, ViTFeatures
 from fm3d_core.pretraining.losses import (
     Center,
     CenteredTargets,
+    GramSettings,
+    Prototypes,
     SinkhornTargets,
     TeacherTargets,
     dino_loss,
+    gram_loss,
     ibot_loss,
     koleo_loss,
     view_pairs,
@@ -58,6 +62,7 @@ class SelfDistillationSettings:
         koleo_across_ranks: look for the nearest neighbour in the batches of all processes.
         keep_teacher_scores: hold one copy of the teacher's scores (faster) instead of none (less memory).
         chunk_entries: entries of the largest temporary of the prototype losses.
+        gram: anchors the patch features to an earlier teacher's; None (3DINO) does not.
 
     Raises:
         SettingsError: an unknown centering or a temperature that is not positive.
@@ -75,6 +80,7 @@ class SelfDistillationSettings:
     koleo_across_ranks: bool = False
     keep_teacher_scores: bool = True
     chunk_entries: int = CHUNK_ENTRIES
+    gram: GramSettings | None = None
 
     def __post_init__(self) -> None:
         if self.centering not in ("sinkhorn_knopp", "softmax"):
@@ -121,31 +127,52 @@ class SelfDistillation(nn.Module):
         if settings.centering == "softmax":
             self.dino_center = Center(settings.head.prototypes, settings.center_momentum)
             self.ibot_center = Center((settings.ibot_head or settings.head).prototypes, settings.center_momentum)
+        # there from the beginning, so that checkpoints of all steps have the same keys
+        self.gram_teacher = None if settings.gram is None else copy.deepcopy(self.teacher.backbone)
+        self._anchored = False
 
     def train(self, mode: bool = True) -> SelfDistillation:
         """Training mode for the student only: the teacher knows no stochastic depth."""
         super().train(mode)
         self.teacher.eval()
+        if self.gram_teacher is not None:
+            self.gram_teacher.eval()
         return self
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Tell which step comes (from 0): Gram anchoring begins, and takes the teacher of the day, at certain steps.
+
+        What it does depends on the step and the weights alone, so a resumed run does the same. Without Gram anchoring
+        it does nothing.
+        """
+        gram = self.settings.gram
+        if gram is None or self.gram_teacher is None:
+            return
+        self._anchored = gram.active(step)
+        if gram.refreshes(step):
+            for mine, theirs in zip(self.gram_teacher.parameters(), self.teacher.backbone.parameters(), strict=True):
+                mine.copy_(theirs)
 
     def forward(self, batch: CropBatch, teacher_temperature: float) -> dict[str, torch.Tensor]:
         """The terms of the loss, weighted; train on their sum.
 
         ``dino_local`` and ``dino_global`` share one mean over all pairs of a student's and a teacher's view that are
-        not the same view; ``ibot`` is the mean over global crops; ``koleo`` the sum over global views.
+        not the same view; ``ibot`` is the mean over global crops; ``koleo`` the sum over global views; ``gram`` the
+        mean over global crops, in steps with Gram anchoring.
 
         Args:
             batch: global crops (masked for the student only), local crops, masks.
             teacher_temperature: of this step.
         """
-        settings, masks = self.settings, batch.masks
+        settings = self.settings
         with torch.no_grad():
-            taught = self.teacher.backbone.forward_features(batch.global_crops)
-        seen = self.student.backbone.forward_features(batch.global_crops, masks.hidden)
+            taught = self.teacher.backbone.forward_features(batch.global_crops, spacing=batch.global_spacing)
+        seen, local = self._student_features(batch)
         views = len(batch.global_crops) // batch.batch
         terms: dict[str, torch.Tensor] = {}
         if settings.dino_weight:
-            terms |= self._dino_terms(batch, views, taught, seen, teacher_temperature)
+            terms |= self._dino_terms(batch, views, taught, seen, local, teacher_temperature)
         if settings.ibot_weight:
             terms["ibot"] = settings.ibot_weight * self._ibot(batch, taught, seen, teacher_temperature)
         if settings.koleo_weight:
@@ -153,13 +180,18 @@ class SelfDistillation(nn.Module):
                 koleo_loss(view, across_ranks=settings.koleo_across_ranks) for view in seen.cls_token.chunk(views)
             ]
             terms["koleo"] = settings.koleo_weight * torch.stack(spread).sum()
+        if settings.gram is not None and self.gram_teacher is not None and self._anchored:
+            with torch.no_grad():
+                anchor = self.gram_teacher.forward_features(batch.global_crops, spacing=batch.global_spacing)
+            terms["gram"] = settings.gram.weight * gram_loss(seen.patch_tokens, anchor.patch_tokens)
         return terms
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
-        for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - momentum)
+        mine: list[torch.Tensor] = list(self.teacher.parameters())
+        theirs: list[torch.Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
     def clip_gradients(self, max_norm: float = 3.0) -> dict[str, torch.Tensor]:
         """Clip the gradients of backbone and heads, each on its own; their norms before."""
@@ -168,19 +200,40 @@ class SelfDistillation(nn.Module):
             for name, module in self.student.named_children()
         }
 
+    def _student_features(self, batch: CropBatch) -> tuple[ViTFeatures, ViTFeatures | None]:
+        """Of the masked global crops and, where the loss needs them, of the local crops, in one pass."""
+        backbone, hidden = self.student.backbone, batch.masks.hidden
+        if batch.local_crops is None or not self.settings.dino_weight:
+            (seen,) = backbone.forward_many([batch.global_crops], [hidden], spacings=[batch.global_spacing])
+            return seen, None
+        seen, local = backbone.forward_many(
+            [batch.global_crops, batch.local_crops],
+            [hidden, None],
+            spacings=[batch.global_spacing, batch.local_spacing],
+        )
+        return seen, local
+
     def _dino_terms(
-        self, batch: CropBatch, views: int, taught: ViTFeatures, seen: ViTFeatures, temperature: float
+        self,
+        batch: CropBatch,
+        views: int,
+        taught: ViTFeatures,
+        seen: ViTFeatures,
+        local: ViTFeatures | None,
+        temperature: float,
     ) -> dict[str, torch.Tensor]:
         head, device = self.student.dino_head, batch.global_crops.device
         targets = self._targets(self.teacher.dino_head, taught.cls_token, temperature, self.dino_center)
-        prototypes, size = head.last_layer.weight, batch.batch
+        prototypes, size = _prototypes(head), batch.batch
         student_views = {
             "dino_global": (seen.cls_token, view_pairs(views, views, size, same_views=True, device=device))
         }
-        if batch.local_crops is not None:
-            count = len(batch.local_crops) // size
-            local = self.student.backbone.forward_features(batch.local_crops).cls_token
-            student_views["dino_local"] = (local, view_pairs(count, views, size, same_views=False, device=device))
+        if local is not None:
+            count = len(local.cls_token) // size
+            student_views["dino_local"] = (
+                local.cls_token,
+                view_pairs(count, views, size, same_views=False, device=device),
+            )
         total = sum(pairs.numel() for _, pairs in student_views.values()) / size
         return {
             name: self.settings.dino_weight
@@ -203,7 +256,7 @@ class SelfDistillation(nn.Module):
         targets = self._targets(self.teacher.patch_head, hidden, temperature, self.ibot_center)
         return ibot_loss(
             head.embed(seen.patch_tokens.flatten(0, 1)[masks.indices]),
-            head.last_layer.weight,
+            _prototypes(head),
             targets,
             masks.weights,
             len(batch.global_crops),
@@ -215,7 +268,7 @@ class SelfDistillation(nn.Module):
     def _targets(
         self, head: DINOHead, tokens: torch.Tensor, temperature: float, center: Center | None
     ) -> TeacherTargets:
-        features, prototypes = head.embed(tokens), head.last_layer.weight
+        features, prototypes = head.embed(tokens), _prototypes(head)
         if center is None:
             return SinkhornTargets(
                 features,
@@ -228,3 +281,7 @@ class SelfDistillation(nn.Module):
         if self.training:  # the new centre counts from the next step on
             center.update(features, prototypes)
         return targets
+
+
+def _prototypes(head: DINOHead) -> Prototypes:
+    return Prototypes(head.last_layer.weight_v, head.last_layer.weight_g)

@@ -69,7 +69,8 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 def _is_network_code(module: str) -> bool:
     """Modules that are torch through and through; their callers import them inside functions."""
-    if any(package in module for package in (".pretraining.losses", ".pretraining.synthetic_anatomy.")):
+    torch_packages = (".pretraining.losses", ".pretraining.monitors.", ".pretraining.synthetic_anatomy.")
+    if any(package in module for package in torch_packages):
         return True
     return module.endswith(
         (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fm3d_core.pretraining.distributed import reduced
-from fm3d_core.pretraining.losses.targets import product_dtype, scores
+from fm3d_core.pretraining.losses.targets import Prototypes, as_prototypes, product_dtype, scores
 
 
 class CenteredTargets:
@@ -23,17 +23,18 @@ class CenteredTargets:
     """
 
     def __init__(
-        self, features: torch.Tensor, prototypes: torch.Tensor, center: torch.Tensor, temperature: float
+        self, features: torch.Tensor, prototypes: torch.Tensor | Prototypes, center: torch.Tensor, temperature: float
     ) -> None:
-        dtype = product_dtype(features)
-        self._features, self._prototypes = features.detach().to(dtype), prototypes.detach().to(dtype)
+        dtype, prototypes = product_dtype(features), as_prototypes(prototypes)
+        self._features, self._vectors = features.detach().to(dtype), prototypes.vectors.detach().to(dtype)
+        self._factors = prototypes.factors
         self._center, self._scale = center.detach().float() / temperature, 1 / temperature
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Distributions (m, K) of the rows ``index`` (m,)."""
         with torch.no_grad(), torch.autocast(self._features.device.type, enabled=False):
-            centred = scores(self._features[index], self._prototypes, scale=self._scale).sub_(self._center)
-            return torch.softmax(centred, dim=-1)
+            found = scores(self._features[index], self._vectors, scale=self._scale, factors=self._factors)
+            return torch.softmax(found.sub_(self._center), dim=-1)
 
 
 class Center(nn.Module):
@@ -52,15 +53,17 @@ class Center(nn.Module):
         self.register_buffer("value", torch.zeros(prototypes))
 
     @torch.no_grad()
-    def update(self, features: torch.Tensor, prototypes: torch.Tensor) -> None:
+    def update(self, features: torch.Tensor, prototypes: torch.Tensor | Prototypes) -> None:
         """Move the centre towards the mean score of ``features`` (n, d) of all processes; no rows, no move.
 
         The mean of the scores is the score of the mean feature: (d,) is summed over processes instead of (n, K).
         """
         total = reduced(torch.cat([features.detach().float().sum(dim=0), features.new_tensor([len(features)]).float()]))
         if total[-1] > 0:
+            prototypes = as_prototypes(prototypes)
             with torch.autocast(features.device.type, enabled=False):
-                mean = prototypes.detach().float() @ (total[:-1] / total[-1])
+                mean = prototypes.vectors.detach().float() @ (total[:-1] / total[-1])
+            mean = mean if prototypes.factors is None else mean * prototypes.factors
             self.value.lerp_(mean, 1 - self.momentum)
 
     def extra_repr(self) -> str:

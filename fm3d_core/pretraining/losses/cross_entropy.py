@@ -3,7 +3,8 @@
 H(p, s) = -sum_k p_k log softmax(s / temperature)_k, Caron et al. 2021 (DINO, equation 2). The plain form holds several
 n x K tensors; at n = 13,000 masked tokens and K = 65,536 one takes 3.4 GB. The chunked form goes through the rows in
 groups and takes the gradient of a group, p and softmax at hand, in the forward pass (the loss is linear in what comes
-after it), so that groups are forgotten at once and no product is computed twice.
+after it), so that groups are forgotten at once and no product is computed twice. With fewer rows than channels the
+derivatives by the scores are smaller than the prototypes' gradient; then they are what waits for the backward pass.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 
 from fm3d_core.pretraining.losses.targets import (
     CHUNK_ENTRIES,
+    Prototypes,
     TeacherTargets,
+    as_prototypes,
     product_dtype,
     row_chunks,
     scores,
@@ -28,7 +31,7 @@ def soft_cross_entropy(logits: torch.Tensor, probabilities: torch.Tensor, temper
 
 def prototype_cross_entropy(
     features: torch.Tensor,
-    prototypes: torch.Tensor,
+    prototypes: torch.Tensor | Prototypes,
     targets: TeacherTargets,
     pairs: torch.Tensor,
     weights: torch.Tensor,
@@ -48,9 +51,12 @@ def prototype_cross_entropy(
         chunk_entries: entries of the largest temporary.
 
     Returns:
-        A float32 scalar with gradients for ``features`` and ``prototypes`` (once; no double backward).
+        A float32 scalar with gradients for ``features`` and ``prototypes`` (for one backward pass only).
     """
-    return _PrototypeCrossEntropy.apply(features, prototypes, targets, pairs, weights, temperature, chunk_entries)
+    rows = as_prototypes(prototypes)
+    return _PrototypeCrossEntropy.apply(
+        features, rows.vectors, rows.lengths, rows, targets, pairs, weights, temperature, chunk_entries
+    )
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -58,64 +64,119 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         features: torch.Tensor,
-        prototypes: torch.Tensor,
+        vectors: torch.Tensor,
+        lengths: torch.Tensor | None,
+        prototypes: Prototypes,
         targets: TeacherTargets,
         pairs: torch.Tensor,
         weights: torch.Tensor,
         temperature: float,
         chunk_entries: int,
     ) -> torch.Tensor:
-        dtype = product_dtype(features)
-        wants_features, wants_prototypes = ctx.needs_input_grad[:2]
-        student, directions = features.to(dtype), prototypes.to(dtype)
+        gradients = _Gradients(features, prototypes, ctx.needs_input_grad)
+        waiting: list[tuple[slice, torch.Tensor]] = []
+        later, wanted = len(features) <= vectors.shape[1], any(ctx.needs_input_grad)
         total = torch.zeros((), device=features.device)
-        d_features = torch.zeros_like(features) if wants_features else None
-        d_prototypes = torch.zeros_like(prototypes, dtype=torch.float32) if wants_prototypes else None
         with torch.autocast(features.device.type, enabled=False):
-            for part in row_chunks(len(features), len(prototypes), chunk_entries):
-                losses, slopes = _losses_and_slopes(
-                    scores(student[part], directions, scale=1 / temperature), targets, pairs[part]
-                )
-                weight = weights[part].float()
-                total += losses @ weight
-                if not (wants_features or wants_prototypes):
-                    continue
-                slopes = slopes.mul_((weight / temperature)[:, None]).to(dtype)  # d loss / d scores
-                if d_features is not None:
-                    d_features[part] = slopes @ directions
-                if d_prototypes is not None:
-                    _add_product(d_prototypes, slopes.T, student[part])
-        ctx.d_features = d_features
-        ctx.d_prototypes = d_prototypes.to(prototypes.dtype) if d_prototypes is not None else None
+            for part in row_chunks(len(features), len(vectors), chunk_entries):
+                rows = gradients.student[part]
+                logits = scores(rows, gradients.directions, scale=1 / temperature, factors=prototypes.factors)
+                losses, slopes = _losses_and_slopes(logits, targets, pairs[part])
+                del logits
+                total += losses @ weights[part].float()
+                if wanted and later:
+                    waiting.append((part, slopes.to(gradients.student.dtype)))
+                elif wanted:
+                    gradients.add(part, slopes, weights[part].float() * (pairs.shape[1] / temperature))
+        ctx.gradients, ctx.waiting = gradients, waiting
+        ctx.row_weights = weights.float() * (pairs.shape[1] / temperature)  # of the slopes
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = outer
-        gradients = tuple(
-            None if gradient is None else gradient * slope for gradient in (ctx.d_features, ctx.d_prototypes)
-        )
-        return (*gradients, None, None, None, None, None)
+        gradients, waiting = ctx.gradients, ctx.waiting
+        ctx.gradients = ctx.waiting = None  # given away, not copied
+        if not waiting:
+            return (*gradients.finished(slope), *[None] * 6)
+        with torch.autocast(slope.device.type, enabled=False):
+            while waiting:
+                part, slopes = waiting.pop()
+                gradients.add(part, slopes, ctx.row_weights[part] * slope)
+        return (*gradients.finished(None), *[None] * 6)
+
+
+class _Gradients:
+    """Gradients of features and prototypes, added up over groups of rows.
+
+    Attributes:
+        student, directions: features and prototypes' vectors in the type of the products.
+    """
+
+    def __init__(self, features: torch.Tensor, prototypes: Prototypes, wanted: tuple[bool, ...]) -> None:
+        dtype = product_dtype(features)
+        self.student, self.directions = features.detach().to(dtype), prototypes.vectors.detach().to(dtype)
+        self._features_dtype, self._prototypes = features.dtype, prototypes
+        self._features = torch.zeros_like(features) if wanted[0] else None
+        self._wants_prototypes = any(wanted[1:3])
+        self._sum: torch.Tensor | None = None  # (K, d)
+
+    def add(self, part: slice, slopes: torch.Tensor, weight: torch.Tensor) -> None:
+        """The rows ``part`` with derivatives ``slopes`` (m, K), overwritten, times ``weight`` (m,) by their scores."""
+        dtype = self.student.dtype
+        # the weight goes into the narrow factors of the products
+        if self._wants_prototypes:
+            rows = (self.student[part] * weight[:, None]).to(dtype)
+            self._sum = _add_product(self._sum, slopes.to(dtype).T, rows)
+        if self._features is not None:
+            factors = self._prototypes.factors
+            slopes = slopes if factors is None else slopes.mul_(factors)
+            product = (slopes.to(dtype) @ self.directions) * weight[:, None]
+            self._features[part] = product.to(self._features.dtype)
+
+    def finished(self, slope: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of features, vectors and lengths, times ``slope``."""
+        d_vectors, d_lengths = self._sum, None
+        vectors, lengths, prototypes = self._prototypes.vectors, self._prototypes.lengths, self._prototypes
+        if self._wants_prototypes and d_vectors is None:
+            d_vectors = torch.zeros_like(vectors, dtype=torch.float32)  # no rows
+        if d_vectors is not None and prototypes.factors is not None and prototypes.norms is not None:
+            d_vectors, d_lengths = _through_weight_norm(d_vectors, vectors, prototypes.factors, prototypes.norms)
+        found = zip((self._features, d_vectors, d_lengths), (self._features, vectors, lengths), strict=True)
+        results = [None if value is None or like is None else value.to(like.dtype) for value, like in found]
+        self._features = self._sum = None
+        return tuple(value if value is None or slope is None else value.mul_(slope) for value in results)
+
+
+def _through_weight_norm(
+    gradient: torch.Tensor, vectors: torch.Tensor, factors: torch.Tensor, norms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From the ``gradient`` (K, d) of w = g v / |v|, which is overwritten, those of v and of g (K, 1).
+
+    Salimans and Kingma 2016, equation 3: dg = dw v / |v|, dv = (g / |v|) dw - (g dg / |v|^2) v.
+    """
+    vectors = vectors.detach().float()
+    products = torch.bmm(gradient[:, None], vectors[:, :, None]).flatten()  # dw v
+    own = (factors * products / norms.square())[:, None]
+    return gradient.mul_(factors[:, None]).addcmul_(vectors, own, value=-1), (products / norms)[:, None]
 
 
 def _losses_and_slopes(
     logits: torch.Tensor, targets: TeacherTargets, pairs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row losses (m,) and their derivatives (m, K) by ``logits`` (m, K), which are overwritten (two buffers live)."""
+    """Row losses (m,) of ``logits`` (m, K), and their derivatives by these over the number of pairs (m, K)."""
+    logarithms = torch.log_softmax(logits, dim=-1)
     wanted = targets.rows(pairs[:, 0])
     for column in pairs.T[1:]:
         wanted += targets.rows(column)
-    mass = float(pairs.shape[1])
-    largest = logits.amax(dim=1, keepdim=True)
-    agreement = torch.bmm(wanted[:, None], logits[:, :, None]).flatten()
-    odds = logits.sub_(largest).exp_()
-    sums = odds.sum(dim=1, keepdim=True)
-    losses = mass * (sums.log() + largest).flatten() - agreement
-    return losses, odds.mul_(mass / sums).sub_(wanted)
+    losses = -torch.bmm(wanted[:, None], logarithms[:, :, None]).flatten()
+    return losses, logarithms.exp_().sub_(wanted, alpha=1 / pairs.shape[1])
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+def _add_product(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``total`` + left @ right in float32; no total is 0."""
+    if total is None:
+        return (left @ right).float()
     if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+        return total.addmm_(left, right)
+    return total.add_(left @ right)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy
-from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES, TeacherTargets
+from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES, Prototypes, TeacherTargets
 
 
 def view_pairs(
@@ -35,7 +35,7 @@ def view_pairs(
 
 def dino_loss(
     features: torch.Tensor,
-    prototypes: torch.Tensor,
+    prototypes: torch.Tensor | Prototypes,
     targets: TeacherTargets,
     pairs: torch.Tensor,
     batch: int,

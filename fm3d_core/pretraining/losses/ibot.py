@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy
-from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES, TeacherTargets
+from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES, Prototypes, TeacherTargets
 
 
 def ibot_loss(
     features: torch.Tensor,
-    prototypes: torch.Tensor,
+    prototypes: torch.Tensor | Prototypes,
     targets: TeacherTargets,
     weights: torch.Tensor,
     images: int,

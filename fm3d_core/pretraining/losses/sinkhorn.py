@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from fm3d_core.pretraining.distributed import reduced
-from fm3d_core.pretraining.losses.targets import product_dtype, row_chunks, scores
+from fm3d_core.pretraining.losses.targets import Prototypes, as_prototypes, product_dtype, row_chunks, scores
 
 Block = Callable[[slice], torch.Tensor]
 
@@ -54,7 +54,7 @@ class SinkhornTargets:
     def __init__(
         self,
         features: torch.Tensor,
-        prototypes: torch.Tensor,
+        prototypes: torch.Tensor | Prototypes,
         temperature: float,
         iterations: int = 3,
         *,
@@ -62,32 +62,35 @@ class SinkhornTargets:
     ) -> None:
         dtype = product_dtype(features)
         # |score| <= |feature| |prototype|: a shift equal on all processes that needs no pass over the scores
-        bound = _largest_norm(features) * _largest_norm(prototypes)
+        prototypes = as_prototypes(prototypes)
+        bound = _largest_norm(features) * prototypes.largest()
         self._shift = reduced(bound, "max") / temperature
-        self._features, self._prototypes = features.detach().to(dtype), prototypes.detach().to(dtype)
-        self._scale = 1 / temperature
+        self._features, self._vectors = features.detach().to(dtype), prototypes.vectors.detach().to(dtype)
+        self._scale, self._factors = 1 / temperature, prototypes.factors
         samples, count = len(features), len(prototypes)
-        self._weights = self._exponentials(self._features, self._prototypes) if keep_scores else None
+        self._weights = self._exponentials(self._features, slice(None)) if keep_scores else None
         columns, rows = _factors(self._columns, samples, count, iterations, features.device)
         self._column_factors, self._row_factors = columns, rows
+        if self._weights is not None:
+            self._weights.mul_(columns).mul_(rows[:, None])
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Distributions (m, K) of the rows ``index`` (m,)."""
         with torch.no_grad():
             if self._weights is not None:
-                chosen = self._weights[index]
-            else:
-                chosen = self._exponentials(self._features[index], self._prototypes)
+                return self._weights.index_select(0, index)
+            chosen = self._exponentials(self._features[index], slice(None))
             return chosen.mul_(self._column_factors).mul_(self._row_factors[index, None])
 
     def _columns(self, part: slice) -> torch.Tensor:
         if self._weights is not None:
             return self._weights[:, part]
-        return self._exponentials(self._features, self._prototypes[part])
+        return self._exponentials(self._features, part)
 
-    def _exponentials(self, features: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    def _exponentials(self, features: torch.Tensor, part: slice) -> torch.Tensor:
+        factors = None if self._factors is None else self._factors[part]
         with torch.autocast(features.device.type, enabled=False):
-            return scores(features, prototypes, scale=self._scale).sub_(self._shift).exp_()
+            return scores(features, self._vectors[part], scale=self._scale, factors=factors).sub_(self._shift).exp_()
 
 
 def _largest_norm(rows: torch.Tensor) -> torch.Tensor:

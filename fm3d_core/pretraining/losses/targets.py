@@ -7,8 +7,44 @@ from typing import Protocol
 
 import torch
 
-# entries of the largest temporary, 32 MB in float32: large enough for fast matrix products, small beside a model
-CHUNK_ENTRIES = 2**23
+# entries of the largest temporary, 16 MB in float32: large enough for fast matrix products, small beside a model
+CHUNK_ENTRIES = 2**22
+
+
+class Prototypes:
+    """K prototypes of a weight-normalised layer, never multiplied out: number k is lengths_k * vectors_k / |vectors_k|.
+
+    With 65,536 of them each copy takes 67 MB and a pass over memory, more than the products of a small batch.
+
+    Args:
+        vectors: (K, d); must not change while this is in use.
+        lengths: (K, 1); None where the vectors are the prototypes themselves.
+
+    Attributes:
+        factors: what the vectors are to be multiplied with (K,), float32, without gradient; None for 1.
+        norms: of the vectors (K,), float32, where there are lengths.
+    """
+
+    def __init__(self, vectors: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+        self.vectors, self.lengths = vectors, lengths
+        self.norms = self.factors = None
+        if lengths is not None:
+            self.norms = vectors.detach().norm(dim=1, dtype=torch.float32)
+            self.factors = lengths.detach().float().flatten() / self.norms
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def largest(self) -> torch.Tensor:
+        """The length of the longest prototype."""
+        if self.lengths is None:
+            return self.vectors.detach().norm(dim=1, dtype=torch.float32).max()
+        return self.lengths.detach().float().abs().max()
+
+
+def as_prototypes(prototypes: torch.Tensor | Prototypes) -> Prototypes:
+    """A plain (K, d) tensor as :class:`Prototypes`."""
+    return prototypes if isinstance(prototypes, Prototypes) else Prototypes(prototypes)
 
 
 class TeacherTargets(Protocol):
@@ -35,12 +71,15 @@ def product_dtype(like: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
 
 
-def scores(features: torch.Tensor, prototypes: torch.Tensor, *, scale: float) -> torch.Tensor:
-    """``scale`` * features (m, d) @ prototypes (K, d)^T as a new float32 tensor (m, K).
+def scores(
+    features: torch.Tensor, vectors: torch.Tensor, *, scale: float, factors: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``scale`` * features (m, d) @ (factors * vectors)^T of (K, d) as a new float32 tensor (m, K).
 
     The scale goes into the smaller factor, which saves a pass over the (m, K) result.
     """
-    return torch.matmul(features * scale, prototypes.T).float()
+    result = torch.matmul(features * scale, vectors.T).float()
+    return result if factors is None else result.mul_(factors)
 
 
 def row_chunks(rows: int, width: int, entries: int = CHUNK_ENTRIES) -> list[slice]:

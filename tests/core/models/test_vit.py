@@ -134,7 +134,7 @@ def test_crops_of_several_sizes_in_one_pass_equal_a_pass_per_crop(options: dict[
                 torch.testing.assert_close(getattr(found, part), getattr(alone, part), atol=1e-6, rtol=1e-5)
 
 
-def test_stochastic_depth_of_one_pass_drops_whole_images() -> None:
+def test_stochastic_depth_of_one_pass_leaves_out_whole_images_but_never_all_of_a_batch() -> None:
     torch.manual_seed(0)
     model = VisionTransformer3D(image_size=32, width=48, depth=1, heads=3, layer_scale=1.0, drop_path=0.5).train()
     crops = [torch.randn(shape) for shape in CROPS]
@@ -145,8 +145,33 @@ def test_stochastic_depth_of_one_pass_drops_whole_images() -> None:
             for features, tokens, start in zip(model.forward_many(crops), embedded, (0, 2, 5), strict=True):
                 same = (features.before_norm == tokens).all(dim=-1)  # (B, N): both branches dropped
                 assert torch.equal(same.any(dim=1), same.all(dim=1)), "a part of an image was dropped"
+                assert not same.all()
                 unchanged[start : start + len(tokens)] += same.all(dim=1)
-    assert ((unchanged > 0) & (unchanged < 40)).all()  # a quarter of the draws, for every image by itself
+    assert ((unchanged[:5] > 0) & (unchanged[:5] < 40)).all()  # each image of a batch by itself
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary_wavelengths": (20.0, 500.0)}])
+def test_the_images_that_stochastic_depth_keeps_are_scaled_and_get_a_gradient(options: dict[str, Any]) -> None:
+    """Each kept branch counts batch over kept times; the expectation is the pass without stochastic depth."""
+    torch.manual_seed(0)
+    model = VisionTransformer3D(
+        image_size=32, width=48, depth=1, heads=3, layer_scale=1.0, drop_path=0.5, **options
+    ).train()
+    block, image = model.blocks[0], torch.randn(4, 1, 32, 32, 32)
+    spacing = torch.rand(4, 3) + 0.5 if options else None
+    tokens, turn = model.embed(image), model.rotation(image, spacing)
+    branch = block.ls1(block.attn(block.norm1(tokens), turn)).detach()  # type: ignore[union-attr,operator]
+    block.mlp = torch.nn.Identity()  # type: ignore[union-attr]
+    block.norm2 = torch.nn.Identity()  # type: ignore[union-attr]
+    torch.nn.init.zeros_(block.ls2.gamma)  # type: ignore[union-attr,arg-type]
+    packed = block.forward_packed(tokens.flatten(0, 1), [(4, 9)], [turn])  # type: ignore[union-attr,operator]
+    change = packed.unflatten(0, (4, 9)) - tokens
+    kept = change.detach().flatten(1).abs().sum(dim=1) > 0
+    assert kept.sum() == 2
+    torch.testing.assert_close(change[kept].detach(), 2 * branch[kept], atol=1e-5, rtol=1e-4)
+    packed.square().sum().backward()
+    assert model.patch_embed.proj.weight.grad is not None
+    assert model.patch_embed.proj.weight.grad.isfinite().all()
 
 
 def test_register_tokens_take_part_and_are_no_patches() -> None:
