@@ -152,6 +152,11 @@ def test_bfloat16_runs_and_resumes(tiny_settings: Tiny, crop_store: Path, tmp_pa
     assert [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [4, 8]
 
 
+def test_float16_on_a_cpu_is_refused(tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"16-mixed needs a GPU"):
+        pretrain(tiny_settings("run.precision=16-mixed"), crop_store, tmp_path / "run")
+
+
 def test_a_line_of_the_log_says_everything(tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
     pretrain(tiny_settings(), crop_store, tmp_path / "run", stop_after=4)
     record = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
@@ -198,7 +203,7 @@ def test_the_backbone_is_recognised_by_its_header(
     stored = load_file(path)
     assert all(torch.equal(value, stored[name]) for name, value in backbone.state_dict().items())  # type: ignore[attr-defined]
     assert stored["pos_embed"].shape == (1, 1 + 6**3, 192)  # of 2^3 patches, resized to the preset's
-    with pytest.raises(WeightsError, match="vit_small|tensors"):
+    with pytest.raises(WeightsError, match=r"vit_small|tensors"):
         choose_weights(path, "vit_small")
 
 
