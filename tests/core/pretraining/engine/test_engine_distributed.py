@@ -42,6 +42,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, crop_store: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes_equals_one_and_one_goes_on_with_it(
     alone: Path, tiny: Path, crop_store: Path, tmp_path: Path, curve: Curve
 ) -> None:
@@ -63,6 +64,7 @@ def test_devices_of_the_configuration_start_the_other_processes(
     close(curve(run), curve(alone)[:2])
 
 
+@pytest.mark.slow
 def test_fsdp_on_two_cpu_processes_equals_one_and_resumes_without_it(
     alone: Path, tiny: Path, crop_store: Path, tmp_path: Path, curve: Curve
 ) -> None:
