@@ -106,7 +106,7 @@ def _job(job: str) -> str:
     return subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
 
 
-def _wait(done: Callable[[], bool], run: Path, seconds: float = 240) -> None:
+def _wait(done: Callable[[], bool], run: Path, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:
