@@ -91,12 +91,11 @@ def _print_list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fm3d_core.pretraining.settings import read_configuration, shipped_configurations
+    from fm3d_core.pretraining.settings import described, shipped_configurations
 
     table = Table("configuration", "objective", "about", box=None)
-    for name in shipped_configurations():
-        settings = read_configuration(name)
-        table.add_row(name, settings.objective, settings.about)
+    for name, path in shipped_configurations().items():
+        table.add_row(name, *described(path))
     Console().print(table)
 
 

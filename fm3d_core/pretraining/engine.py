@@ -318,8 +318,8 @@ class _Run:
             return
         state = {
             "step": self.step,
-            "objective": module_state(self.objective),
-            "optimizer": optimizer_state(self.adamw, self.objective),
+            "objective": module_state(self.objective, self.first),
+            "optimizer": optimizer_state(self.adamw, self.objective, self.first),
             "loader": self.loader.state_dict(),
             "precision": self.fabric._precision.state_dict(),
             "window": self.window,

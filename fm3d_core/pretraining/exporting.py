@@ -33,7 +33,7 @@ def export_module(module: nn.Module, path: Path, about: Mapping[str, Any], *, wr
     Raises:
         StorageError: disk full, no permission; an earlier file stays.
     """
-    state = module_state(module)
+    state = module_state(module, write)
     if not write:
         return
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

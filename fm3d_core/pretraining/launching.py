@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,23 @@ def launch(run: RunSettings) -> Fabric:
     torchrun's and SLURM's processes are taken as they are, whatever ``devices`` and ``nodes`` say.
 
     Raises:
-        SettingsError: devices that are not there.
+        SettingsError: devices that are not there, or that do not have the precision.
     """
     import torch
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     devices, nodes = processes(run)
+    on_cpu = run.accelerator == "cpu" or not torch.cuda.is_available()
+    if on_cpu and run.precision == "16-mixed":
+        raise SettingsError("run.precision=16-mixed needs a GPU", remedy="Choose 32-true or bf16-mixed")
     if run.accelerator == "cuda" and torch.cuda.device_count() < devices:
         raise SettingsError(
             f"{devices} GPUs are asked for, {torch.cuda.device_count()} are there",
             remedy="Set run.devices lower, or run.accelerator=cpu",
         )
+    # it advises srun wherever SLURM is installed
+    warnings.filterwarnings("ignore", message=".*srun.*", module="lightning_fabric")
     try:
         fabric = Fabric(
             accelerator=run.accelerator,

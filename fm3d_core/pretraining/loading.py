@@ -132,18 +132,25 @@ class CropDataset(Dataset[CropSample]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of samples; the masks' random stream is that of the batch's first sample."""
+    """Makes a batch of samples; the masks' random stream is that of the batch of all ranks.
+
+    So the masks of a run are the same on any number of ranks.
+    """
 
     patch_size: Grid
     masks: MaskSettings
     dtype: torch.dtype | None
+    rank: int = 0
+    world_size: int = 1
 
     def __call__(self, samples: Sequence[CropSample]) -> NamedBatch:
         """One batch."""
         pairs = [(sample.global_crops, sample.local_crops) for sample in samples]
-        generator = random.Random(samples[0].draw.stream("masks"))
+        first = samples[0].draw
+        generator = random.Random(Draw(first.seed, 0, first.batch).stream("masks"))
         spacings = [sample.spacings for sample in samples] if all(sample.spacings for sample in samples) else None
-        crops = collate_crops(pairs, self.patch_size, self.masks, generator, self.dtype, spacings)
+        share = (self.rank, self.world_size)
+        crops = collate_crops(pairs, self.patch_size, self.masks, generator, self.dtype, spacings, share=share)
         lines = tuple(line for sample in samples for line in sample.unreadable)
         return NamedBatch(crops, tuple(sample.name for sample in samples), lines)
 
@@ -177,7 +184,7 @@ class CropLoader:
             dataset,
             batch_sampler=sampler,  # yields draws, which are this data set's keys
             num_workers=workers,
-            collate_fn=Collate(patch_size, masks or MaskSettings(), dtype),
+            collate_fn=Collate(patch_size, masks or MaskSettings(), dtype, sampler.rank, sampler.world_size),
             prefetch_factor=prefetch if workers else None,
         )
 

@@ -144,6 +144,8 @@ def collate_crops(
     generator: random.Random,
     dtype: torch.dtype | None = None,
     spacings: Sequence[Sequence[tuple[float, float, float]]] | None = None,
+    *,
+    share: tuple[int, int] = (0, 1),
 ) -> CropBatch:
     """One batch of samples with their masks.
 
@@ -154,6 +156,7 @@ def collate_crops(
         generator: source of the masks.
         dtype: of the crops (3DINO casts to float16); None keeps theirs.
         spacings: for each image the voxel sizes in mm of its crops, global ones first; None where not known.
+        share: rank r of W: these samples are r, r + W, ... of a batch whose masks are drawn as a whole.
 
     Raises:
         ValueError: no sample, or different numbers of crops.
@@ -167,7 +170,12 @@ def collate_crops(
     if global_crops is None:
         raise ValueError("samples without global crops")
     x, y, z = (size // patch for size, patch in zip(global_crops.shape[-3:], patch_size, strict=True))
-    masks = draw_masks(len(global_crops), (x, y, z), settings, generator)
+    rank, world_size = share
+    masks = draw_masks(len(global_crops) * world_size, (x, y, z), settings, generator)
+    if world_size > 1:
+        views = masks.hidden.unflatten(0, (-1, len(samples) * world_size))
+        own = views[:, rank::world_size].flatten(0, 1)
+        masks = Masks.of(own, min(masks.upper_bound, own.numel()))
     local_crops = _view_by_view([local for _, local in samples], dtype)
     if spacings is None:
         return CropBatch(global_crops, local_crops, masks, len(samples))

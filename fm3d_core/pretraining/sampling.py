@@ -14,12 +14,14 @@ from fm3d_core.errors import SettingsError
 class Draw:
     """One sample: volume ``index`` of pass ``epoch`` of a run with ``seed``.
 
-    A volume occurs once in a pass, so these three numbers name the sample and its random stream.
+    A volume occurs once in a pass, so these three numbers name the sample and its random stream. ``batch`` is where
+    the batch of all ranks that it belongs to begins in the sequence.
     """
 
     seed: int
     epoch: int
     index: int
+    batch: int = 0
 
     def stream(self, purpose: str) -> int:
         """The seed of this sample's random numbers for one purpose; 63 bits, the same everywhere and always."""
@@ -59,9 +61,9 @@ class EndlessSampler:
     def __iter__(self) -> Iterator[list[Draw]]:
         position = self._position + self.rank
         while True:
-            batch = []
+            batch, start = [], position - self.rank
             for _ in range(self.batch_size):
-                batch.append(self._draw(position))
+                batch.append(self._draw(position, start))
                 position += self.world_size
             yield batch
 
@@ -93,11 +95,11 @@ class EndlessSampler:
                 )
         self._position = int(state["position"])
 
-    def _draw(self, position: int) -> Draw:
+    def _draw(self, position: int, start: int) -> Draw:
         epoch, place = divmod(position, self.size)
         if self._order[0] != epoch:
             self._order = (epoch, self._permutation(epoch))
-        return Draw(self.seed, epoch, self._order[1][place])
+        return Draw(self.seed, epoch, self._order[1][place], start)
 
     def _permutation(self, epoch: int) -> list[int]:
         import numpy as np

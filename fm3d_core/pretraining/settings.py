@@ -121,6 +121,16 @@ def find_configuration(name: str | Path) -> Path:
     )
 
 
+def described(path: Path) -> tuple[str, str]:
+    """Kind of objective and the line about it, without checking the rest, which loads much.
+
+    Raises:
+        SettingsError: not readable.
+    """
+    content = _read(path)
+    return str(content.get("objective", "")), str(content.get("about", ""))
+
+
 def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> PretrainSettings:
     """Read a configuration, with ``overrides`` such as "settings.schedule.epochs=2" put in.
 
@@ -129,9 +139,16 @@ def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Pretr
     Raises:
         SettingsError: no such file, not YAML, an unknown key or an impossible value; it names the key.
     """
+    path = find_configuration(name)
+    content = _read(path)
+    for override in overrides:
+        _override(content, override)
+    return completed(content, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    path = find_configuration(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -139,9 +156,7 @@ def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Pretr
         raise SettingsError(f"cannot be read as YAML: {reason}", path=path, remedy="Correct the file") from error
     if not isinstance(content, dict):
         raise SettingsError("holds no settings", path=path, remedy="It needs about, objective, settings, run")
-    for override in overrides:
-        _override(content, override)
-    return completed(content, path)
+    return content
 
 
 def completed(content: Mapping[str, Any], path: Path | None = None) -> PretrainSettings:

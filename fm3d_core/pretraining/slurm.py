@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -122,6 +123,9 @@ class SlurmRun:
         except RunStopped as stopped:
             if stopped.signal == REQUEUE_SIGNAL:
                 signal.raise_signal(getattr(signal, REQUEUE_SIGNAL))
+                # only the first process gets here no more; the others wait for the end of the job that it requeues,
+                # because SLURM may take a process that leaves early for a failure of the job
+                time.sleep(600)
             raise
 
     def checkpoint(self) -> Any:
@@ -131,9 +135,7 @@ class SlurmRun:
         return DelayedSubmission(self)
 
 
-def submit(
-    settings: PretrainSettings, data: Path | None, out: Path, options: str, *, cluster: str | None = None
-) -> str:
+def submit(settings: PretrainSettings, data: Path | None, out: Path, options: str, *, cluster: str = "slurm") -> str:
     """Submit a run; returns the job's number.
 
     Args:
@@ -144,6 +146,7 @@ def submit(
         SettingsError: impossible options, submitit or SLURM are not there, or SLURM refuses the job.
     """
     wanted = parse_slurm(options)
+    settings.run.batch_per_round(wanted.tasks * wanted.nodes)  # refused here rather than hours later in the queue
     try:
         import submitit
     except ImportError as error:

@@ -12,15 +12,19 @@ import torch
 from torch import nn
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, gathered from all processes if it is sharded (then all must call this)."""
-    tensor = tensor.detach()
-    return _gathered(tensor).to("cpu", copy=True)
+def whole(tensor: torch.Tensor, keep: bool = True) -> torch.Tensor:
+    """A copy on the CPU, gathered from all processes if it is sharded (then all must call this).
+
+    Args:
+        keep: False takes part in the gathering and gives back nothing, so that one process of a node holds the copy.
+    """
+    gathered = _gathered(tensor.detach())
+    return gathered.to("cpu", copy=True) if keep else torch.empty(0)
 
 
-def module_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, whole; all processes must call this."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+def module_state(module: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, whole; all processes must call this. ``keep`` as for :func:`whole`."""
+    return {name: whole(tensor, keep) for name, tensor in module.state_dict().items()}
 
 
 @torch.no_grad()
@@ -40,14 +44,16 @@ def load_module_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> N
         tensor.copy_(_like(tensor, state[name]))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, module: nn.Module, keep: bool = True
+) -> dict[str, dict[str, torch.Tensor]]:
     """An optimiser's moments by the name of the parameter, whole; all processes must call this.
 
     The groups' learning rates and decays are not in it: the schedules set them at each step.
     """
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     return {
-        names[parameter]: {key: whole(value) for key, value in moments.items()}
+        names[parameter]: {key: whole(value, keep) for key, value in moments.items()}
         for parameter, moments in optimizer.state.items()
     }
 

@@ -43,6 +43,7 @@ def same_weights(first: Path, second: Path) -> bool:
     return all(torch.equal(one[key], other[key]) for one, other in pairs for key in one | other)
 
 
+@pytest.mark.slow
 def test_kill_nine_in_the_middle_twice_and_restarts_give_the_same_curve_and_the_same_bits(
     tiny: Path, crop_store: Path, unbroken: Path, tmp_path: Path, curve: Curve
 ) -> None:

@@ -119,9 +119,7 @@ def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     assert RunSettings(batch_size=12, accumulation=3).batch_per_round(2) == 2
-    with pytest.raises(
-        SettingsError, match=r"a batch of 10 cannot be shared by 2 processes in 3 rounds.*multiple of 6"
-    ):
+    with pytest.raises(SettingsError, match=r"10 cannot be shared by 2 processes in 3 rounds.*multiple of 6"):
         RunSettings(batch_size=10, accumulation=3).batch_per_round(2)
 
 
