@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fm3d_core.devices import choose_device
+from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.inference.sliding_window import sliding_window_scores
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
 
@@ -32,6 +32,10 @@ class Predictor:
         self.card = adapter.card
         self.device = choose_device(device)
         self.network = adapter.build_network().to(self.device)
+        if self.network.backbone.kind == "tokens" and has_bfloat16(self.device):
+            from fm3d_core.models.half_precision import for_inference
+
+            self.network = for_inference(self.network, self.network.backbone)
 
     def segment(
         self,
