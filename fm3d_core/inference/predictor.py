@@ -47,12 +47,20 @@ class Predictor:
         """The label map (X, Y, Z) uint8 on the volume's own RAS grid; ``write_label`` brings it to the file's grid.
 
         Raises:
+            SettingsError: the task is for images of several channels.
             Stopped: ``should_stop`` said so.
         """
         preprocessing = self.card.task.preprocessing
         assert preprocessing is not None  # an adapter's task always has one
         prepared = preprocessing.prepare(volume)
+        self.card.task.check_channels(len(prepared.image))
         scores = sliding_window_scores(
-            self.network, prepared.image, self.card.window, self.device, progress=progress, should_stop=should_stop
+            self.network,
+            prepared.image,
+            self.card.window,
+            self.device,
+            progress=progress,
+            should_stop=should_stop,
+            spacing=prepared.spacing,
         )
         return prepared.restore_segmentation(scores)

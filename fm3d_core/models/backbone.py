@@ -21,6 +21,9 @@ class Backbone(Protocol):
         feature_strides: input voxels per map voxel along each axis, finest first.
         size_multiple: each spatial size of the input must be a multiple of this; the caller pads.
         config: what rebuilds the module; part of its identity.
+
+    A backbone whose features depend on the voxel's size in mm (rotary positions) also has ``needs_spacing = True``, and
+    its ``features`` takes ``spacing``: mm per voxel, (3,) for all images or (B, 3).
     """
 
     kind: Literal["tokens", "pyramid"]

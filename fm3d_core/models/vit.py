@@ -19,9 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from fm3d_core.models.backbone import Size
 from fm3d_core.models.layers import Block
 from fm3d_core.models.positions import Interpolation, resize_position_embedding
-from fm3d_core.models.rotary import patch_centres, rotation_of
-
-Spacing = Sequence[float] | torch.Tensor
+from fm3d_core.models.rotary import Spacing, patch_centres, rotation_of
 
 
 def flat_block_name(name: str) -> str:
@@ -128,6 +126,7 @@ class VisionTransformer3D(nn.Module):
         self.width, self.input_channels = width, input_channels
         self.position_interpolation: Interpolation = position_interpolation
         self.rotary_wavelengths = rotary_wavelengths
+        self.needs_spacing = rotary_wavelengths is not None
         self.activation_checkpointing = False
         self.leading_tokens = 1 + register_tokens
         edge = max(image_size // max(self.patch_size), 1)
