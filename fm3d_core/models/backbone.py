@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Size = tuple[int, int, int]
 
@@ -40,3 +41,12 @@ class Backbone(Protocol):
     def lora_targets(self) -> list[str]:
         """Full names of the submodules that low-rank adapters go into; each is a Linear or Conv3d."""
         ...
+
+
+def cubic_convolutions(module: nn.Module) -> list[str]:
+    """Full names of the 3x3x3 convolutions below ``module`` (peft cannot adapt transposed ones, nor merge 1x1x1 ones)."""
+    from torch import nn
+
+    return [
+        name for name, part in module.named_modules() if isinstance(part, nn.Conv3d) and part.kernel_size == (3, 3, 3)
+    ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fm3d_core.models.half_precision import for_inference
+from fm3d_core.models.layers import mix_values
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.vit import PatchEmbedding, VisionTransformer3D
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
@@ -66,3 +68,15 @@ def test_the_patch_embedding_is_the_strided_convolution_in_every_precision(dtype
     found = layer.to(dtype)(image.to(dtype).transpose(2, 3).contiguous().transpose(2, 3))
     close = 3e-2 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found.double(), expected, atol=close, rtol=close)
+
+
+def test_attention_trains_in_bfloat16_as_exactly_as_pytorchs_own() -> None:
+    torch.manual_seed(0)
+    exact = [torch.randn(1, 2, 30, 16).requires_grad_() for _ in range(3)]
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    fused = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    for tensors, attend in ((exact, mix_values), (half, mix_values), (fused, F.scaled_dot_product_attention)):
+        attend(*tensors).float().square().sum().backward()
+    for truth, mine, theirs in zip(exact, half, fused, strict=True):
+        error, usual = ((found.grad.float() - truth.grad).norm() for found in (mine, theirs))
+        assert error < 1.5 * usual and usual < 0.02 * truth.grad.norm()
