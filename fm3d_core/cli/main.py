@@ -70,3 +70,7 @@ def _commands() -> Any:
     return Union[  # noqa: UP007  # built at run time
         tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())
     ]
+
+
+if __name__ == "__main__":
+    main()

@@ -44,7 +44,7 @@ class Backbone(Protocol):
 
 
 def cubic_convolutions(module: nn.Module) -> list[str]:
-    """Full names of the 3x3x3 convolutions below ``module`` (peft cannot adapt transposed ones, nor merge 1x1x1 ones)."""
+    """Names of the 3x3x3 convolutions below ``module``: peft cannot adapt transposed ones, nor merge 1x1x1 ones."""
     from torch import nn
 
     return [
