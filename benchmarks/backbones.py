@@ -2,13 +2,16 @@
 
     python benchmarks/backbones.py --models small base --sizes 96 --heads none --multi-crop
     python benchmarks/backbones.py --models none --heads linear unetr light vit_adapter
-    python benchmarks/backbones.py --models large --sizes 112 --precisions fp32 bf16 --threads 1 2
+    python benchmarks/backbones.py --models large --sizes 112 --precisions fp32 bf16 bf16_weights --threads 1 2
+    python benchmarks/backbones.py --models none --heads none --no-multi-crop --floor
 
 Every figure comes from a process of its own: CPU seconds of all its threads for one call (the quickest of ``repeats``
 after one to warm up), and the peak of its resident memory, the interpreter and the weights included. Batch 1. SwinUNETR
 (feature size 48) gets the next multiple of 32. "bf16" is autocast, which converts the weights at every call;
-"bf16_weights" is a network converted once. The cosine to fp32 is that of the outputs. The heads are on ViT-L, 14
-classes. The crops are those of 3DINO's pretraining, 2 x 96^3 and 8 x 48^3, through ViT-S.
+"bf16_weights" is autocast with weights converted once, as prediction does it (of the peers all of the network), forward
+only. With --rounds the three of a row are measured in turn so many times, for a machine that others use. The cosine to
+fp32 is that of the outputs. The heads are on ViT-L, 14 classes. The crops are those of 3DINO's pretraining, 2 x 96^3
+and 8 x 48^3, through ViT-S.
 Anchors of the reference implementation, one thread of an EPYC: ../shared/specs/dino.md, 4.1 and 4.3.
 """
 
@@ -56,10 +59,13 @@ class Benchmark:
         threads: of the processor.
         precisions: fp32, bf16 (autocast), bf16_weights.
         training: measure forward and backward as well.
+        swin_unetr: measure MONAI's SwinUNETR as well, which takes ten times as long as the largest ViT.
         heads: segmentation heads on ViT-L, at ``head_size``; "none" for none.
         head_size: edge of their input.
         multi_crop: crops of two sizes in one pass against a pass per crop.
+        floor: the bare matrix products of the backbone sizes in fp32 and bf16: what a backbone cannot go below.
         repeats: calls per figure.
+        rounds: processes per figure of a backbone, in turn with its peers'; the quickest counts.
         out: a JSON file for the figures.
     """
 
@@ -68,6 +74,7 @@ class Benchmark:
     threads: tuple[int, ...] = (1, 2)
     precisions: tuple[Literal["fp32", "bf16", "bf16_weights"], ...] = ("fp32", "bf16")
     training: bool = True
+    swin_unetr: bool = True
     heads: tuple[Literal["linear", "unetr", "light", "vit_adapter", "none"], ...] = (
         "linear",
         "unetr",
@@ -76,7 +83,9 @@ class Benchmark:
     )
     head_size: int = 112
     multi_crop: bool = True
+    floor: bool = False
     repeats: int = 3
+    rounds: int = 1
     out: Path | None = None
 
     def run(self) -> None:
@@ -90,6 +99,8 @@ class Benchmark:
                 rows.append(self._backbone_row(table, **case))
                 console.print(rows[-1])
             console.print(table)
+        if self.floor:
+            rows += self._floor(console)
         if self.multi_crop:
             rows += self._crops(console)
         if set(self.heads) != {"none"}:
@@ -106,13 +117,17 @@ class Benchmark:
             for threads in self.threads
             for precision in self.precisions
             for training in ((False, True) if self.training else (False,))
+            if not (training and precision == "bf16_weights")
         ]
 
     def _backbone_row(self, table: Table, model: str, **how: Any) -> dict[str, Any]:
-        mine, peer, swin = (
-            measured(Measurement(subject, repeats=self.repeats, **how))
-            for subject in (f"fm3d:{model}", f"monai:{model}", "swin_unetr")
-        )
+        subjects = [f"fm3d:{model}", f"monai:{model}", *(["swin_unetr"] if self.swin_unetr else [])]
+        rounds = [
+            [measured(Measurement(subject, repeats=self.repeats, **how)) for subject in subjects]
+            for _ in range(self.rounds)
+        ]
+        quickest = [min(figures, key=lambda found: found["seconds"]) for figures in zip(*rounds, strict=True)]
+        mine, peer, swin = (*quickest, None)[:3]
         table.add_row(
             model,
             str(how["size"]),
@@ -122,11 +137,27 @@ class Benchmark:
             _figure(mine),
             _figure(peer),
             f"{mine['seconds'] / peer['seconds']:.2f}",
-            _figure(swin),
-            f"{mine['seconds'] / swin['seconds']:.2f}",
+            _figure(swin) if swin else "",
+            f"{mine['seconds'] / swin['seconds']:.2f}" if swin else "",
             f"{mine['cosine']:.5f}" if "cosine" in mine else "",
         )
         return {"model": model, **how, "fm3d": mine, "monai": peer, "swin_unetr": swin}
+
+    def _floor(self, console: Console) -> list[dict[str, Any]]:
+        table = Table("", "size", "threads", "fp32", "bf16", "ratio", title="Bare matrix products, core-seconds")
+        rows = []
+        for model in SHAPES:
+            for size in self.sizes:
+                for threads in self.threads:
+                    how = Measurement(f"floor:{model}", size, threads, repeats=self.repeats)
+                    exact, half = (
+                        measured(replace(how, precision=name))["seconds"] for name in ("fp32", "bf16_weights")
+                    )
+                    row = (f"{exact:.2f}", f"{half:.2f}", f"{exact / half:.2f}")
+                    table.add_row(model, str(size), str(threads), *row)
+                    rows.append({"floor": model, "size": size, "threads": threads, "fp32": exact, "bf16": half})
+        console.print(table)
+        return rows
 
     def _crops(self, console: Console) -> list[dict[str, Any]]:
         table = Table(
@@ -196,7 +227,8 @@ def _measure(measurement: Measurement) -> dict[str, Any]:
     torch.set_num_threads(measurement.threads)
     torch.set_grad_enabled(measurement.training)
     call = _subject(measurement)
-    half = measurement.precision == "bf16"
+    ours = measurement.subject.split(":")[0] in ("fm3d", "head")
+    half = measurement.precision == "bf16" or (measurement.precision == "bf16_weights" and ours)
 
     def once() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -214,7 +246,7 @@ def _measure(measurement: Measurement) -> dict[str, Any]:
         seconds.append(time.process_time() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {"seconds": min(seconds), "peak_mb": peak}
-    if measurement.precision != "fp32":
+    if measurement.precision != "fp32" and not measurement.subject.startswith("floor"):
         torch.manual_seed(0)
         exact = _subject(replace(measurement, precision="fp32"))().detach().double().flatten()
         figures["cosine"] = float(torch.cosine_similarity(output.detach().double().flatten(), exact, dim=0))
@@ -232,9 +264,15 @@ def _subject(measurement: Measurement) -> Callable[[], Any]:
     image = torch.rand(1, 1, size, size, size) * 2 - 1
     if kind == "crops":
         return _crops(which)
+    if kind == "floor":
+        return _products(which, size, torch.bfloat16 if measurement.precision == "bf16_weights" else torch.float32)
     network = _head(which) if kind == "head" else _backbone(kind, which, size)
     network.train(measurement.training)
-    if measurement.precision == "bf16_weights":
+    if measurement.precision == "bf16_weights" and kind in ("fm3d", "head"):
+        from fm3d_core.models.half_precision import for_inference
+
+        network = for_inference(network, getattr(network, "backbone", network))
+    elif measurement.precision == "bf16_weights":
         network, image = network.to(torch.bfloat16), image.to(torch.bfloat16)
     if kind == "fm3d" or which == "backbone":
         return lambda: network.forward_features(image).patch_tokens
@@ -271,6 +309,17 @@ def _head(which: str) -> Any:
     if which == "vit_adapter":
         return ViTAdapterUNETR(ViTAdapter(vit), 14)
     return DenseNetwork(vit, {"linear": LinearDecoder, "unetr": UNETRHead, "light": LightDecoder}[which](1024, 14))
+
+
+def _products(which: str, size: int, dtype: Any) -> Callable[[], Any]:
+    """The linear layers of all blocks on as many tokens, each with weights of its own, and nothing else."""
+    import torch
+
+    width, depth, _ = SHAPES[which]
+    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * depth
+    images = {inputs: torch.randn((size // 16) ** 3 + 1, inputs).to(dtype) for inputs in (width, 4 * width)}
+    weights = [torch.randn(outputs, inputs).to(dtype) for inputs, outputs in shapes]
+    return lambda: [torch.nn.functional.linear(images[weight.shape[1]], weight) for weight in weights][-1]
 
 
 def _crops(way: str) -> Callable[[], Any]:

@@ -41,9 +41,15 @@ def cpu_has_bfloat16() -> bool:
     )
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 in hardware."""
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported()) if device.type == "cuda" else cpu_has_bfloat16()
+
+
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 autocast where the processor has it, else a context that does nothing."""
     import torch
 
-    has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

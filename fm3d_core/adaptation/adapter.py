@@ -46,6 +46,8 @@ class AdapterCard:
         settings: of the run, with the seed.
         training: steps, seconds, loss.
         left_out: cases that could not be used, with the reason.
+        notes: choices that were made for the user and change what the network sees.
+        head: name of the head, see :data:`fm3d_core.tasks.HEADS`.
         versions: of the libraries that wrote it.
         created: UTC, ISO 8601.
         format: of this card.
@@ -60,6 +62,8 @@ class AdapterCard:
     settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    head: str = "auto"
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -86,6 +90,7 @@ class AdapterCard:
                 "window": (x, y, z),
                 "cases": tuple(UsedCase(**case) for case in data["cases"]),
                 "left_out": tuple(data["left_out"]),
+                "notes": tuple(data.get("notes", ())),
             }
         )
 
@@ -160,7 +165,9 @@ class Adapter:
                 f"the adapter was trained on another backbone ({self.card.backbone_sha256[:12]})",
                 remedy=f"Use the {self.card.backbone.preset} with the weights it was trained on, or train again",
             )
-        network = DenseNetwork(backbone, self.card.task.build_head(backbone, linear=method.linear_head))
+        task = self.card.task
+        head = task.build_head(backbone, self.card.head, linear=method.linear_head)
+        network = DenseNetwork(backbone, head, task.preprocessing.input_range if task.preprocessing else (-1.0, 1.0))
         method.apply(network)
         wanted = trained_tensors(network)
         if {name: tensor.shape for name, tensor in wanted.items()} != {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, 
 from fm3d_core.adaptation.cases import TrainingCase
 from fm3d_core.devices import autocast
 from fm3d_core.errors import Stopped
-from fm3d_core.models.backbone import Backbone, Size
+from fm3d_core.models.backbone import Size
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 
@@ -22,9 +22,9 @@ FEATURE_BYTES = 2 * 1024**3  # cached features of all windows together
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: scores are ``network_part(*inputs)``, the truth is ``target`` (B, 1, X, Y, Z)."""
+    """What one step sees: ``inputs`` are for the source that drew it, the truth is ``target`` (B, 1, X, Y, Z)."""
 
-    inputs: tuple[object, ...]
+    inputs: tuple[torch.Tensor, ...]
     target: torch.Tensor
     names: tuple[str, ...]
 
@@ -82,8 +82,8 @@ class CropSource:
         self._foreground = [_positions_by_class(case.label) for case in cases]
 
     def draw(self) -> Batch:
-        """Images (B, C, *crop), target (B, 1, *crop)."""
-        images, labels, names = [], [], []
+        """Images (B, C, *crop) and their spacings (B, 3), target (B, 1, *crop)."""
+        images, labels, names, spacings = [], [], [], []
         for _ in range(self.batch_size):
             index = self._random(len(self.cases))
             case = self.cases[index]
@@ -94,8 +94,9 @@ class CropSource:
             images.append(image)
             labels.append(label)
             names.append(case.name)
+            spacings.append(case.spacing)
         image = torch.stack(images).to(self.device)
-        return Batch((image,), torch.stack(labels).to(self.device), tuple(names))
+        return Batch((image, torch.tensor(spacings)), torch.stack(labels).to(self.device), tuple(names))
 
     def scores(self, batch: Batch) -> torch.Tensor:
         """Scores (B, classes, *crop)."""
@@ -141,38 +142,34 @@ class FeatureSource:
     ) -> None:
         self.head, self.generator, self.device = network.head, generator, device
         self._items: list[Batch] = []
-        windows = [item for case in cases for item in _windows(case, window)]
-        windows.sort(key=lambda item: -int((item[2] > 0).sum()))
+        windows = [part for case in cases for part in _windows(case, window)]
+        windows.sort(key=lambda part: -int((part.label > 0).sum()))
         clock, used = StageClock("computing features", len(windows), progress), 0
-        for done, (name, image, label) in enumerate(windows):
+        for done, part in enumerate(windows):
             if should_stop():
                 raise Stopped("Training")
             clock.report(done)
-            padded = network.pad(image[None].to(device))
-            maps = _half_features(network.backbone, padded, device)
+            padded = network.prepare(part.image[None].to(device))
+            with torch.inference_mode(), autocast(device):
+                features = network.features(padded, part.spacing)
+            maps = [tensor.half().clone() for tensor in (*features, padded)]
             target = torch.zeros((1, 1, *padded.shape[-3:]))
-            target[0, :, : label.shape[1], : label.shape[2], : label.shape[3]] = label
-            self._items.append(Batch((maps, padded[:, :1].half()), target, (name,)))
-            used += sum(features.nbytes for features in maps)
+            _, x, y, z = part.label.shape
+            target[0, :, :x, :y, :z] = part.label
+            self._items.append(Batch(tuple(maps), target, (part.name,)))
+            used += sum(tensor.nbytes for tensor in maps)
             if used > FEATURE_BYTES:
                 break
         clock.report(len(windows))
 
     def draw(self) -> Batch:
-        """One window: its maps, its (padded) image for the size, its target."""
+        """One window: its maps and its padded image, its target."""
         return self._items[int(torch.randint(len(self._items), (1,), generator=self.generator))]
 
     def scores(self, batch: Batch) -> torch.Tensor:
         """Scores (1, classes, *window)."""
-        maps, image = batch.inputs
-        assert isinstance(maps, list)
-        return self.head([features.float() for features in maps], image)
-
-
-def _half_features(backbone: Backbone, image: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    with torch.inference_mode(), autocast(device):
-        maps = backbone.features(image)
-    return [features.half().clone() for features in maps]
+        *maps, image = (tensor.float() for tensor in batch.inputs)
+        return self.head(maps, image)
 
 
 def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:
@@ -180,7 +177,7 @@ def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:
     return [torch.nonzero(label[0] == value) for value in label.unique().tolist() if value > 0]
 
 
-def _windows(case: TrainingCase, window: Size) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+def _windows(case: TrainingCase, window: Size) -> list[TrainingCase]:
     """The case cut into windows side by side, the last of each axis moved inwards."""
     starts = []
     for size, edge in zip(case.image.shape[-3:], window, strict=True):
@@ -192,4 +189,4 @@ def _windows(case: TrainingCase, window: Size) -> list[tuple[str, torch.Tensor, 
         for y in starts[1]
         for z in starts[2]
     ]
-    return [(case.name, case.image[(slice(None), *cut)], case.label[(slice(None), *cut)]) for cut in cuts]
+    return [replace(case, image=case.image[(slice(None), *cut)], label=case.label[(slice(None), *cut)]) for cut in cuts]

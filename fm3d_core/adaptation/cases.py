@@ -18,6 +18,7 @@ from fm3d_core.volumes import Preprocessing, Volume, check_label, read_label, re
 if TYPE_CHECKING:
     import torch
 
+    from fm3d_core.models.weights.catalogue import NetworkInput
     from fm3d_core.tasks import SegmentationTask
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,19 @@ class LoadedCase:
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A prepared case: image (1, X, Y, Z) float32 in [-1, 1] and label (1, X, Y, Z) uint8 in the task's order."""
+    """A prepared case.
+
+    Attributes:
+        name: of the case.
+        image: (C, X, Y, Z) float32 in [-1, 1].
+        label: (1, X, Y, Z) uint8 in the task's order.
+        spacing: mm per voxel of both.
+    """
 
     name: str
     image: torch.Tensor
     label: torch.Tensor
+    spacing: tuple[float, float, float]
 
 
 def load_cases(
@@ -131,11 +140,31 @@ def _hash(path: Path) -> str:
     return sha256_of(path)
 
 
-def plan_preprocessing(cases: Sequence[LoadedCase]) -> Preprocessing:
+def plan_preprocessing(cases: Sequence[LoadedCase], fed: NetworkInput | None = None) -> Preprocessing:
     """The preprocessing for cases without one: their median spacing, coarser if the volumes are very large.
 
     The median spacing is nnU-Net's rule (Isensee et al. 2021).
+
+    Args:
+        cases: which it is for.
+        fed: what the weights were fed with in pretraining: their spacing and range of values are taken, so that the
+            features mean what they meant, and their window if all cases are CT. Another modality has no window: the
+            percentiles of each volume are mapped to the same range.
     """
+    if fed is None:
+        return Preprocessing(spacing=_planned_spacing(cases))
+    window = fed.window if all(is_ct(case.image) for case in cases) else None
+    return Preprocessing(spacing=fed.spacing or _planned_spacing(cases), window=window, input_range=fed.range)
+
+
+def is_ct(image: Volume) -> bool:
+    """Whether a volume's values are Hounsfield units, as far as the values themselves say so."""
+    from fm3d_core.volumes.crop_preparation import modality_of_values
+
+    return modality_of_values(image.array) == "CT"
+
+
+def _planned_spacing(cases: Sequence[LoadedCase]) -> tuple[float, float, float]:
     spacing = np.median([case.image.spacing for case in cases], axis=0)
     extent = np.median([np.array(case.image.array.shape) * case.image.spacing for case in cases], axis=0)
     voxels = float(np.prod(extent / spacing))
@@ -145,7 +174,7 @@ def plan_preprocessing(cases: Sequence[LoadedCase]) -> Preprocessing:
         spacing[finest] *= 1.1
         voxels = float(np.prod(extent / spacing))
     x, y, z = (round(float(value), 4) for value in spacing)
-    return Preprocessing(spacing=(x, y, z))
+    return x, y, z
 
 
 def prepare_cases(
@@ -168,6 +197,6 @@ def prepare_cases(
         clock.report(done)
         volume = preprocessing.prepare(case.image)
         label = preprocessing.prepare_label(case.label, volume)
-        prepared.append(TrainingCase(case.name, volume.image, label))
+        prepared.append(TrainingCase(case.name, volume.image, label, volume.spacing))
     clock.report(len(cases))
     return prepared

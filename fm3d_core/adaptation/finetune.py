@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
 from fm3d_core.adaptation.cases import LabeledCase, load_cases, plan_preprocessing, prepare_cases
 from fm3d_core.adaptation.methods import Method, check_method
 from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import choose_weights
+from fm3d_core.models.weights.store import card_of
 from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
 from fm3d_core.tasks import SegmentationTask
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.cases import TrainingCase
     from fm3d_core.models.backbone import Size
     from fm3d_core.models.network import DenseNetwork
+    from fm3d_core.models.weights.catalogue import NetworkInput
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(
@@ -52,14 +58,20 @@ def finetune(
 
     method = check_method(settings.method)
     device = choose_device(settings.device)
-    network, spec, sha256 = _build(task, settings, method)
+    built = _build(task, settings, method)
+    network, notes = built.network, list(built.notes)
     loaded, refused = load_cases(cases, task, progress=progress, should_stop=should_stop)
-    task = replace(task, preprocessing=task.preprocessing or plan_preprocessing(loaded))
+    if task.preprocessing is None:
+        task = replace(task, preprocessing=plan_preprocessing(loaded, built.fed))
+        notes += _notes_on_input(task, built.fed)
     assert task.preprocessing is not None
+    network.input_range = task.preprocessing.input_range
     prepared = prepare_cases(loaded, task.preprocessing, progress=progress, should_stop=should_stop)
 
+    for case in prepared:
+        task.check_channels(len(case.image))
     network.to(device)
-    window = plan_crop(prepared, network.backbone.size_multiple)
+    window = plan_crop(prepared, network.size_multiple)
     source = _batches(network, method, prepared, window, settings, device, progress, should_stop)
     record = optimise(
         source,
@@ -71,12 +83,15 @@ def finetune(
         progress=progress,
         should_stop=should_stop,
     )
-    card = _card(task, settings, spec, sha256, window)
+    for note in notes:
+        logger.info(note)
+    card = _card(task, settings, built, window)
     card = replace(
         card,
         cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
         training={"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)},
         left_out=tuple(refused),
+        notes=tuple(notes),
     )
     return Adapter(card, _to_cpu(trained_tensors(network)))
 
@@ -88,17 +103,40 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
         FM3DError: a mistake in settings or weights.
     """
     method = check_method(settings.method)
-    network, spec, sha256 = _build(task, settings, method)
+    built = _build(task, settings, method)
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
-    return Adapter(_card(task, settings, spec, sha256, (64, 64, 64)), _to_cpu(trained_tensors(network)))
+    card = replace(_card(task, settings, built, (64, 64, 64)), notes=built.notes)
+    return Adapter(card, _to_cpu(trained_tensors(built.network)))
 
 
-def _build(
-    task: SegmentationTask, settings: FinetuneSettings, method: Method
-) -> tuple[DenseNetwork, BackboneSpec, str]:
-    """The network ready to train, what rebuilds its backbone, and the backbone's identity."""
+@dataclass(frozen=True)
+class _Built:
+    """The network ready to train.
+
+    Attributes:
+        network: backbone and head, with what the method adds.
+        spec: what rebuilds the backbone.
+        sha256: the backbone's identity.
+        fed: what its weights were fed with in pretraining, if that is known and wanted.
+        notes: what was chosen for the user.
+    """
+
+    network: DenseNetwork
+    spec: BackboneSpec
+    sha256: str
+    fed: NetworkInput | None
+    notes: tuple[str, ...]
+
+
+def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> _Built:
     preset, weights = choose_weights(settings.weights, settings.backbone, task.channels)
-    spec = BackboneSpec(preset, task.channels, settings.seed, weights)
+    weight_card = card_of(weights) if weights else None
+    fold = task.channels > 1 and weight_card is not None and weight_card.input_channels == 1
+    fed = find_entry(weight_card.id).input if weight_card and weight_card.id and settings.match_weights else None
+    notes: tuple[str, ...] = ()
+    if fold:
+        notes = (f"The weights are of one channel: they see the {task.channels} channels of the image one by one",)
+    spec = BackboneSpec(preset, task.channels, settings.seed, weights, fold)
     backbone = create_backbone(spec)
     sha256 = backbone_sha256(backbone)
 
@@ -108,13 +146,30 @@ def _build(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = DenseNetwork(backbone, task.build_head(backbone, linear=method.linear_head))
+        network = DenseNetwork(backbone, task.build_head(backbone, settings.head, linear=method.linear_head))
         method.apply(network)
     # modules that only train (LoRA's dropout, stochastic depth) act; a frozen backbone stays in evaluation mode
     network.train()
     if method.frozen_backbone:
         network.backbone.eval()
-    return network, spec, sha256
+    return _Built(network, spec, sha256, fed, notes)
+
+
+def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[str]:
+    """What was taken from the weights' pretraining, and what could not be."""
+    if fed is None or task.preprocessing is None:
+        return []
+    low, high = fed.range
+    notes = []
+    if fed.spacing is not None:
+        x, y, z = fed.spacing
+        notes.append(f"Volumes are resampled to {x:g} x {y:g} x {z:g} mm, as in the pretraining of the weights")
+    if task.preprocessing.window is not None:
+        bottom, top = task.preprocessing.window
+        notes.append(f"{bottom:g} to {top:g} HU become {low:g} to {high:g}, as in the pretraining of the weights")
+    elif fed.window is not None:
+        notes.append(f"The weights know CT, these volumes look otherwise: percentiles become {low:g} to {high:g}")
+    return notes
 
 
 def _batches(
@@ -133,19 +188,18 @@ def _batches(
     from fm3d_core.adaptation.batches import CropSource, FeatureSource
 
     generator = torch.Generator().manual_seed(settings.seed)
-    if method.frozen_backbone:
+    if method.frozen_backbone and not network.runs_backbone:
         return FeatureSource(network, cases, window, generator, device, progress=progress, should_stop=should_stop)
     return CropSource(network, cases, window, settings.batch_size, generator, device, Augmentation())
 
 
-def _card(
-    task: SegmentationTask, settings: FinetuneSettings, spec: BackboneSpec, sha256: str, window: Size
-) -> AdapterCard:
+def _card(task: SegmentationTask, settings: FinetuneSettings, built: _Built, window: Size) -> AdapterCard:
     return AdapterCard(
         task=task,
         method=settings.method,
-        backbone=spec,
-        backbone_sha256=sha256,
+        backbone=built.spec,
+        backbone_sha256=built.sha256,
+        head=settings.head,
         window=window,
         settings=settings.to_dict(),
         versions=library_versions(),

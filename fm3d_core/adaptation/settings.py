@@ -18,6 +18,10 @@ class FinetuneSettings:
         backbone: preset name of the backbone; None takes the one the weights are for, or residual_unet_small.
         weights: weight file of the backbone, or the id of one that is here (fm3d weights list); without it the
             weights are random (from the seed).
+        head: from the backbone's maps to voxels: linear; for ViTs also light, unetr, vit_adapter. auto: linear for a
+            pyramid backbone and for linear_probe, else unetr, or light where the patch is not 16 voxels.
+        match_weights: prepare the volumes as the catalogue says of the weights' pretraining (intensities and voxel
+            size), unless the task brings its own preprocessing.
         seconds: time budget of the training itself, without reading the volumes.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
@@ -32,6 +36,8 @@ class FinetuneSettings:
     method: str = "full"
     backbone: str | None = None
     weights: Path | None = None
+    head: str = "auto"
+    match_weights: bool = True
     seconds: float = 90.0
     steps: int | None = None
     learning_rate: float | None = None
@@ -42,8 +48,10 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         from fm3d_core.adaptation.methods import check_method
         from fm3d_core.models.zoo import check_preset
+        from fm3d_core.tasks import check_head
 
         check_method(self.method)
+        check_head(self.head)
         if self.backbone is not None:
             check_preset(self.backbone)
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")

@@ -56,6 +56,8 @@ class Finetune:
         stored = self.store.open().save(adapter)
         for reason in adapter.card.left_out:
             console.print(f"Left out: {reason}", soft_wrap=True)
+        for note in adapter.card.notes:
+            console.print(note, soft_wrap=True)
         training = adapter.card.training
         console.print(
             f"Version {stored.version} is active: {training['steps']:.0f} steps in {training['seconds']:.0f} s, "

@@ -26,10 +26,12 @@ def sliding_window_scores(
     progress: ProgressCallback,
     should_stop: ShouldStop,
     overlap: float = OVERLAP,
+    spacing: tuple[float, float, float] | None = None,
 ) -> torch.Tensor:
     """Scores (classes, X, Y, Z) of ``image`` (C, X, Y, Z), windows blended with Gaussian weights.
 
     Along an axis shorter than the window the volume is taken whole, padded only to the backbone's multiple.
+    ``spacing`` is the image's mm per voxel, for backbones that need it.
 
     Raises:
         Stopped: ``should_stop`` said so.
@@ -50,7 +52,7 @@ def sliding_window_scores(
             raise Stopped("Segmentation")
         clock.report(done)
         with autocast(device):
-            scores = network(windows)
+            scores = network(windows, spacing=spacing)
         done += len(windows)
         return scores.float()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Size = tuple[int, int, int]
 
@@ -21,6 +22,9 @@ class Backbone(Protocol):
         feature_strides: input voxels per map voxel along each axis, finest first.
         size_multiple: each spatial size of the input must be a multiple of this; the caller pads.
         config: what rebuilds the module; part of its identity.
+
+    A backbone whose features depend on the voxel's size in mm (rotary positions) also has ``needs_spacing = True``, and
+    its ``features`` takes ``spacing``: mm per voxel, (3,) for all images or (B, 3).
     """
 
     kind: Literal["tokens", "pyramid"]
@@ -37,3 +41,12 @@ class Backbone(Protocol):
     def lora_targets(self) -> list[str]:
         """Full names of the submodules that low-rank adapters go into; each is a Linear or Conv3d."""
         ...
+
+
+def cubic_convolutions(module: nn.Module) -> list[str]:
+    """Names of the 3x3x3 convolutions below ``module``: peft cannot adapt transposed ones, nor merge 1x1x1 ones."""
+    from torch import nn
+
+    return [
+        name for name, part in module.named_modules() if isinstance(part, nn.Conv3d) and part.kernel_size == (3, 3, 3)
+    ]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.models.rotary import Spacing
 
 
 def fold_channels(image: torch.Tensor) -> torch.Tensor:
@@ -18,6 +19,12 @@ def fold_channels(image: torch.Tensor) -> torch.Tensor:
 def unfold_channels(maps: torch.Tensor, channels: int) -> torch.Tensor:
     """Features of folded channels side by side: (B * channels, W, X, Y, Z) -> (B, channels * W, X, Y, Z)."""
     return maps.unflatten(0, (-1, channels)).flatten(1, 2)
+
+
+def fold_spacing(spacing: Spacing, channels: int) -> torch.Tensor:
+    """The spacing of each folded channel: (3,) stays, (B, 3) -> (B * channels, 3)."""
+    millimetres = torch.as_tensor(spacing, dtype=torch.float32)
+    return millimetres if millimetres.ndim == 1 else millimetres.repeat_interleave(channels, dim=0)
 
 
 class FoldedChannels(nn.Module):
@@ -43,11 +50,21 @@ class FoldedChannels(nn.Module):
         self.feature_channels = tuple(channels * width for width in backbone.feature_channels)
         self.feature_strides: tuple[Size, ...] = backbone.feature_strides
         self.size_multiple: Size = backbone.size_multiple
+        self.needs_spacing = bool(getattr(backbone, "needs_spacing", False))
         self.config: dict[str, Any] = {**backbone.config, "folded_channels": channels}
 
-    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Maps (B, channels * C_i, X/s_i, Y/s_i, Z/s_i) of ``image`` (B, channels, X, Y, Z)."""
-        return [unfold_channels(maps, self.input_channels) for maps in self.backbone.features(fold_channels(image))]
+    def features(self, image: torch.Tensor, spacing: Spacing | None = None) -> list[torch.Tensor]:
+        """Maps (B, channels * C_i, X/s_i, Y/s_i, Z/s_i) of ``image`` (B, channels, X, Y, Z).
+
+        Args:
+            image: as above.
+            spacing: mm per voxel, (3,) or (B, 3), for a backbone that needs it.
+        """
+        folded = fold_channels(image)
+        if self.needs_spacing and spacing is not None:
+            spacing = fold_spacing(spacing, self.input_channels)
+        maps = self.backbone.features(folded, spacing=spacing) if self.needs_spacing else self.backbone.features(folded)
+        return [unfold_channels(of_all, self.input_channels) for of_all in maps]
 
     def lora_targets(self) -> list[str]:
         """Those of the backbone."""

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.models.channels import FoldedChannels
 from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.network import pad_to_multiple
+from fm3d_core.models.rotary import Spacing
 from fm3d_core.models.unet_blocks import ProjectionBlock, ResidualBlock, UpsamplingBlock, add, convolve
-from fm3d_core.models.vit import Spacing
 from fm3d_core.models.vit_adapter import ViTAdapter
 
 
@@ -164,3 +166,32 @@ class ViTAdapterUNETR(nn.Module):
             half.convolve(block.conv1.conv.weight),
             lambda: half.materialise() if shortcut is None else half.convolve(shortcut),
         )
+
+
+class ViTAdapterHead(nn.Module):
+    """:class:`ViTAdapterUNETR` as a head: all but the ViT, which belongs to the network and is called from here.
+
+    So methods decide about the ViT's parameters (frozen, low-rank updates, all) and about the head's apart from them.
+
+    Args:
+        backbone: a ViT, or a one-channel ViT as :class:`fm3d_core.models.channels.FoldedChannels`.
+        classes: number of scores per voxel.
+
+    Raises:
+        ValueError: the ViT has fewer blocks than the adapter's stages.
+    """
+
+    runs_backbone = True
+
+    def __init__(self, backbone: Any, classes: int) -> None:
+        super().__init__()
+        vit = backbone.backbone if isinstance(backbone, FoldedChannels) else backbone
+        self.network = ViTAdapterUNETR(ViTAdapter(vit, input_channels=backbone.input_channels), classes)
+        adapter = self.network.feature_model
+        del adapter.vit_model
+        adapter.__dict__["vit_model"] = vit  # seen, but not one of the head's modules
+        self.size_multiple: Size = adapter.size_multiple
+
+    def forward(self, image: torch.Tensor, spacing: Spacing | None = None) -> torch.Tensor:
+        """Scores (B, classes, X, Y, Z) of ``image`` (B, C, X, Y, Z); ``spacing`` in mm for rotary positions."""
+        return self.network(image, spacing)

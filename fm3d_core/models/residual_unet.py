@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fm3d_core.models.backbone import Size
+from fm3d_core.models.backbone import Size, cubic_convolutions
 
 
 class ResidualUNet(nn.Module):
@@ -79,8 +79,4 @@ class ResidualUNet(nn.Module):
 
     def lora_targets(self) -> list[str]:
         """The 3x3x3 convolutions (peft cannot adapt transposed ones, nor merge 1x1x1 ones)."""
-        return [
-            name
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3)
-        ]
+        return cubic_convolutions(self)

@@ -11,10 +11,10 @@ import torch
 
 from fm3d_core.models.backbone import Size
 
+Spacing = Sequence[float] | torch.Tensor  # mm per voxel along each axis
 
-def patch_centres(
-    grid: Size, patch_size: Size, spacing: Sequence[float] | torch.Tensor, device: torch.device | None = None
-) -> torch.Tensor:
+
+def patch_centres(grid: Size, patch_size: Size, spacing: Spacing, device: torch.device | None = None) -> torch.Tensor:
     """Centres of the patches in mm, Z fastest: (B, N, 3).
 
     Args:

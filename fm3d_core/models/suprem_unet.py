@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fm3d_core.models.backbone import Size
+from fm3d_core.models.backbone import Size, cubic_convolutions
 
 
 class BatchStatisticsNorm(nn.BatchNorm3d):
@@ -113,4 +113,4 @@ class SuPreMUNet(nn.Module):
 
     def lora_targets(self) -> list[str]:
         """The 3x3x3 convolutions (peft cannot adapt transposed ones)."""
-        return [name for name, module in self.named_modules() if isinstance(module, nn.Conv3d)]
+        return cubic_convolutions(self)

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fm3d_core.models.backbone import Size
-from fm3d_core.models.channels import fold_channels, unfold_channels
+from fm3d_core.models.channels import fold_channels, fold_spacing, unfold_channels
 from fm3d_core.models.deformable_attention import AxisOrder, DeformableAttention3D, voxel_centres
 from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.layers import DropPath
+from fm3d_core.models.rotary import Spacing
 from fm3d_core.models.spatial_prior import SpatialPrior
-from fm3d_core.models.vit import Spacing, VisionTransformer3D
+from fm3d_core.models.vit import VisionTransformer3D
 
 _QUERIES = 2048  # of the prior's tokens at a time: their intermediate values stay in a processor's cache
 
@@ -244,6 +245,8 @@ class ViTAdapter(nn.Module):
         """The prior's tokens after all interactions, and the ViT's maps (B * folded, width, ...) after each stage."""
         vit, leading = self.vit_model, self.vit_model.leading_tokens
         folded = fold_channels(image) if self.folded > 1 else image
+        if spacing is not None:
+            spacing = fold_spacing(spacing, self.folded)
         grid, rotation = vit.grid_of(folded), vit.rotation(folded, spacing)
         tokens = vit.embed(folded, position_interpolation="plain")
         patch_places = voxel_centres(grid, image.device)

@@ -49,12 +49,15 @@ class BackboneSpec:
         input_channels: image channels.
         seed: of the random weights, when no weight file is given (and of what a file does not hold).
         weights: sha256 of the converted weight file in the cache, None for random weights.
+        fold_channels: the backbone itself takes one channel and sees those of the image one by one
+            (:class:`fm3d_core.models.channels.FoldedChannels`): so weights of one channel serve any image.
     """
 
     preset: str
     input_channels: int = 1
     seed: int = 0
     weights: str | None = None
+    fold_channels: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
@@ -93,9 +96,13 @@ def create_backbone(spec: BackboneSpec) -> Backbone:
     factory = getattr(import_module(_MODULES[preset["class"]]), preset["class"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        backbone = factory(input_channels=spec.input_channels, **preset["config"])
+        backbone = factory(input_channels=1 if spec.fold_channels else spec.input_channels, **preset["config"])
     if spec.weights:
         _load(backbone, cached_weights(spec.weights))
+    if spec.fold_channels:
+        from fm3d_core.models.channels import FoldedChannels
+
+        backbone = FoldedChannels(backbone, spec.input_channels)
     backbone.eval()
     return backbone
 

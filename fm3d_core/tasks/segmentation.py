@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from fm3d_core.models.backbone import Backbone
 
 
+HEADS = ("auto", "linear", "light", "unetr", "vit_adapter")
+_UNETR_PATCH = (16, 16, 16)
+
+
+def check_head(name: str) -> None:
+    """Raise SettingsError unless ``name`` is one of :data:`HEADS`."""
+    if name not in HEADS:
+        raise SettingsError(f"unknown head '{name}'", remedy=f"Choose one of: {', '.join(HEADS)}")
+
+
 @dataclass(frozen=True)
 class SegmentationTask:
     """Which structures to segment and how a volume is prepared for it.
@@ -55,23 +65,55 @@ class SegmentationTask:
         """Structure name -> voxel value."""
         return {name: index for index, name in enumerate(self.labels, start=1)}
 
-    def build_head(self, backbone: Backbone, *, linear: bool = False) -> nn.Module:
+    def check_channels(self, channels: int) -> None:
+        """Raise SettingsError unless a volume of so many ``channels`` is what the task is for."""
+        if channels != self.channels:
+            raise SettingsError(
+                f"the task is for images of {self.channels} channels, this volume has {channels}",
+                remedy="Set channels in the task to that of the volumes; files of several channels cannot be read yet",
+            )
+
+    def build_head(self, backbone: Backbone, head: str = "auto", *, linear: bool = False) -> nn.Module:
         """The head for a backbone.
 
-        Linear over its maps for a pyramid or if ``linear``; for token maps UNETR's decoder, or the light one where the
-        patch is not 16 voxels.
+        Args:
+            backbone: whose maps it takes.
+            head: a name of :data:`HEADS`. "auto" is linear for a pyramid or if ``linear``; for token maps UNETR's
+                decoder, or the light one where the patch is not 16 voxels.
+            linear: what "auto" means; a method says so.
+
+        Raises:
+            SettingsError: unknown head, or one that does not go with this backbone.
         """
-        from fm3d_core.models.decoders import UNETRHead
+        from fm3d_core.models.decoders import UNETRHead, ViTAdapterHead
         from fm3d_core.models.heads import LinearHead
         from fm3d_core.models.light_decoder import LightDecoder
 
-        if backbone.kind == "pyramid" or linear:
-            return LinearHead(backbone.feature_channels, self.classes)
+        check_head(head)
         width, patch = backbone.feature_channels[0], backbone.feature_strides[0]
-        if patch != (16, 16, 16):
+        if head == "auto":
+            head = "linear" if backbone.kind == "pyramid" or linear else "unetr" if patch == _UNETR_PATCH else "light"
+        if head == "linear":
+            return LinearHead(backbone.feature_channels, self.classes)
+        if backbone.kind == "pyramid":
+            raise SettingsError(
+                f"the head {head} decodes the tokens of a ViT, but this backbone is a {type(backbone).__name__}",
+                remedy="Choose head linear or auto, or a ViT as backbone",
+            )
+        if head == "light":
             return LightDecoder(width, self.classes, patch, backbone.input_channels)
-        folded = int(getattr(backbone, "folded_channels", 1))
-        return UNETRHead(width // folded, self.classes, patch, backbone.input_channels, folded)
+        if head == "unetr":
+            if patch != _UNETR_PATCH:
+                raise SettingsError(
+                    f"the head unetr needs patches of 16 x 16 x 16 voxels, this backbone's are {patch}",
+                    remedy="Choose head light, vit_adapter, linear or auto",
+                )
+            folded = int(getattr(backbone, "folded_channels", 1))
+            return UNETRHead(width // folded, self.classes, patch, backbone.input_channels, folded)
+        try:
+            return ViTAdapterHead(backbone, self.classes)
+        except ValueError as error:
+            raise SettingsError(str(error), remedy="Choose head unetr, light, linear or auto") from error
 
     def loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z).

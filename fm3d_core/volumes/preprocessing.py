@@ -30,6 +30,9 @@ class Preprocessing:
             (the 0.05 and 99.95 of the 3DINO recipes).
         window: fixed intensities for -1 and 1 in place of percentiles, in the file's units (CT: -175 to 250 HU).
         crop_foreground: keep only the box around what is brighter than -1, with a margin of 4 voxels.
+        input_range: what the network is given for -1 and 1; pretrained weights may have seen another range. The
+            prepared image itself is in [-1, 1] whatever this says: crops, augmentation and padding count on it, and
+            :class:`fm3d_core.models.network.DenseNetwork` maps it.
 
     Raises:
         SettingsError: an impossible value.
@@ -39,9 +42,10 @@ class Preprocessing:
     percentiles: tuple[float, float] = (0.05, 99.95)
     window: tuple[float, float] | None = None
     crop_foreground: bool = True
+    input_range: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        for name, count in (("spacing", 3), ("percentiles", 2), ("window", 2)):
+        for name, count in (("spacing", 3), ("percentiles", 2), ("window", 2), ("input_range", 2)):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _numbers(name, value, count))
@@ -51,6 +55,8 @@ class Preprocessing:
             raise SettingsError(f"percentiles are {self.percentiles}", remedy="Give two rising numbers from 0 to 100")
         if self.window is not None and not self.window[0] < self.window[1]:
             raise SettingsError(f"window is {self.window}", remedy="Give the lower intensity first")
+        if self.input_range is None or not self.input_range[0] < self.input_range[1]:
+            raise SettingsError(f"input_range is {self.input_range}", remedy="Give the lower value first")
         if not isinstance(self.crop_foreground, bool):
             raise SettingsError(f"crop_foreground is {self.crop_foreground!r}", remedy="Give true or false")
 

@@ -22,6 +22,21 @@ class HubSource:
 
 
 @dataclass(frozen=True)
+class NetworkInput:
+    """What the network was fed with in pretraining, as numbers.
+
+    Attributes:
+        range: the values for the two ends of the intensities.
+        window: these ends for CT, in HU; None: percentiles of the volume.
+        spacing: mm per voxel; None: the file's own.
+    """
+
+    range: tuple[float, float]
+    window: tuple[float, float] | None = None
+    spacing: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class WeightEntry:
     """One kind of public weight file; ``catalogue.yaml`` says what each field means.
 
@@ -30,6 +45,7 @@ class WeightEntry:
         page: where a person can look at it or get it.
         megabytes: None where it is not known.
         chunked, gated: None where they do not apply.
+        input: None where it is not known.
     """
 
     id: str
@@ -51,6 +67,7 @@ class WeightEntry:
     citation: str = ""
     gated: str | None = None
     preprocessing: Mapping[str, str] = field(default_factory=dict)
+    input: NetworkInput | None = None
 
     @property
     def licence_and_terms(self) -> str:
@@ -92,12 +109,14 @@ def _entry(id: str, data: dict[str, Any]) -> WeightEntry:
     place = data["source"]
     hub = HubSource(**place["hub"]) if "hub" in place else None
     page = place.get("page") or (f"https://huggingface.co/{hub.repo}" if hub else place["url"])
+    fed = {name: tuple(values) for name, values in data["input"].items()} if data.get("input") else None
     return WeightEntry(
         **{
             **data,
             "id": id,
             "source": hub or place.get("url"),
             "page": page,
+            "input": NetworkInput(**fed) if fed else None,
             "files": tuple(data["files"]),
             "rename": tuple((pattern, replacement) for pattern, replacement in data["rename"]),
         }

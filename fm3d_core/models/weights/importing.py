@@ -27,6 +27,7 @@ def import_checkpoint(
     input_channels: int = 1,
     *,
     own_backbone: str | None = None,
+    may_fold: bool = False,
 ) -> WeightCard:
     """Convert a weight file and keep it in the cache.
 
@@ -36,6 +37,8 @@ def import_checkpoint(
         backbone: for a public file of another size, another preset of the same family; for our own names, the preset.
         input_channels: image channels.
         own_backbone: the preset for our own names if ``backbone`` is None.
+        may_fold: where the image has several channels and the file's first layers are of one, take it as a backbone of
+            one channel, which then sees the channels one by one.
 
     Raises:
         SettingsError: unknown id or preset, or a preset that contradicts the weights.
@@ -47,10 +50,13 @@ def import_checkpoint(
     content = read_checkpoint(path)
     told = None if id is not None else _preset_told(path)
     if told is not None:
-        return _keep_own(content, path, backbone or told, input_channels)
+        return _keep_own(content, path, backbone or told, input_channels, may_fold=may_fold)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
-        return _convert(entry, content, path, backbone or entry.backbone, input_channels, id=entry.id)
+        chosen = backbone or entry.backbone
+        if may_fold and input_channels > 1:
+            input_channels = _channels_of(entry, content, path, chosen, input_channels)
+        return _convert(entry, content, path, chosen, input_channels, id=entry.id)
     preset = backbone or own_backbone
     if preset is None:
         raise WeightsError(
@@ -58,7 +64,7 @@ def import_checkpoint(
             path=path,
             remedy="Say with --as which weights it holds, or with --backbone for which backbone of ours it is",
         )
-    return _keep_own(content, path, preset, input_channels)
+    return _keep_own(content, path, preset, input_channels, may_fold=may_fold)
 
 
 def recognise(content: dict[str, Any], path: Path) -> WeightEntry | None:
@@ -88,7 +94,7 @@ def choose_weights(weights: str | Path | None, backbone: str | None, input_chann
     Args:
         weights: a file in our own layout, a public file, an id of the catalogue that was fetched or imported, or None.
         backbone: a preset; None: the one the weights are for.
-        input_channels: image channels.
+        input_channels: image channels. The weights may be of one channel instead: see their card.
 
     Raises:
         SettingsError: unknown preset, or one that contradicts the weights.
@@ -108,7 +114,8 @@ def choose_weights(weights: str | Path | None, backbone: str | None, input_chann
         raise WeightsError(
             "no such weight file", path=path, remedy="Give a file, or an id of fm3d weights list that is here"
         )
-    return _chosen(import_checkpoint(path, None, backbone, input_channels, own_backbone=DEFAULT_BACKBONE))
+    card = import_checkpoint(path, None, backbone, input_channels, own_backbone=DEFAULT_BACKBONE, may_fold=True)
+    return _chosen(card)
 
 
 def _chosen(card: WeightCard) -> tuple[str, str]:
@@ -174,13 +181,27 @@ def _preset_told(path: Path) -> str | None:
     return told if told in presets() else None
 
 
-def _keep_own(content: dict[str, Any], path: Path, preset: str, input_channels: int) -> WeightCard:
+def _keep_own(
+    content: dict[str, Any], path: Path, preset: str, input_channels: int, *, may_fold: bool = False
+) -> WeightCard:
     check_preset(preset)
     wrapper = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), dict)), None)
     layout = WeightEntry(
         id=preset, backbone=preset, wrapper=wrapper, encoder=".", unused=".", properties=_blueprint(preset)[1]
     )
+    if may_fold and input_channels > 1:
+        input_channels = _channels_of(layout, content, path, preset, input_channels)
     return _convert(layout, content, path, preset, input_channels, id=None)
+
+
+def _channels_of(entry: WeightEntry, content: dict[str, Any], path: Path, preset: str, wanted: int) -> int:
+    """1 if every tensor whose shape depends on the image's channels has that of one channel, else ``wanted``."""
+    from fm3d_core.models.weights.landing import rename
+
+    one, several = expected_tensors(preset), expected_tensors(preset, wanted)
+    shapes = {ours: tensor.shape for ours, (_, tensor) in rename(entry, content, path).items()}
+    first = [name for name, tensor in one.items() if tensor.shape != several[name].shape and name in shapes]
+    return 1 if first and all(shapes[name] == one[name].shape for name in first) else wanted
 
 
 def _convert(

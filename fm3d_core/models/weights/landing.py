@@ -97,11 +97,15 @@ def _refuse_misfits(
     wrong = [name for name, tensor in landed.items() if tensor.shape != expected[name].shape]
     if wrong:
         first = wrong[0]
+        remedy = f"Choose with --backbone one of the same family as {entry.backbone} with the file's size"
+        if all(_other_channels(landed[name].shape, expected[name].shape) for name in wrong):
+            channels, ours = landed[first].shape[1], expected[first].shape[1]
+            remedy = f"It is for images of {channels} channels, not {ours}: fm3d weights import takes --channels"
         raise WeightsError(
             f"{len(wrong)} of {len(expected)} tensors have another shape than the backbone's (first: {first} "
             f"{tuple(landed[first].shape)} instead of {tuple(expected[first].shape)})",
             path=path,
-            remedy=f"Choose with --backbone one of the same family as {entry.backbone} with the file's size",
+            remedy=remedy,
         )
     for name, tensor in landed.items():
         if tensor.is_floating_point() != expected[name].is_floating_point():
@@ -114,6 +118,11 @@ def _refuse_misfits(
             raise WeightsError(
                 f"{name} holds values that are not finite", path=path, remedy="Give a file of a training that succeeded"
             )
+
+
+def _other_channels(found: torch.Size, wanted: torch.Size) -> bool:
+    """Whether two convolution weights differ in their input channels alone, as a backbone's first layers do."""
+    return len(found) == len(wanted) == 5 and found[0] == wanted[0] and found[2:] == wanted[2:]
 
 
 def _check_chunks(names: Sequence[str], pattern: str, path: Path | None) -> None:

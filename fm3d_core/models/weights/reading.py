@@ -44,6 +44,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         WeightsError: no such file; a pointer, web page, program or damaged file; it holds objects that are not data.
     """
     path = Path(path)
+    if path.is_dir():
+        raise WeightsError("is a folder, not a weight file", path=path, remedy="Give the file in it")
     if not path.is_file():
         raise WeightsError("no such weight file", path=path, remedy="Check the path")
     with path.open("rb") as file:

@@ -136,6 +136,16 @@ def weight_cards() -> list[WeightCard]:
     return sorted(present, key=lambda card: (card.created, card.sha256), reverse=True)
 
 
+def card_of(sha256: str) -> WeightCard | None:
+    """The card of the converted copy with this hash; None for a copy that was made without one.
+
+    Raises:
+        WeightsError: the card cannot be read.
+    """
+    path = weights_folder() / f"{sha256}.json"
+    return _read_card(path) if path.is_file() else None
+
+
 def damaged_weights() -> list[tuple[Path, str]]:
     """Read every converted copy again: the damaged ones, each with the reason."""
     found = []

@@ -13,7 +13,7 @@ from fm3d_core.adaptation.cases import TrainingCase
 def _case(shape: tuple[int, int, int], seed: int = 0) -> TrainingCase:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand((1, *shape), generator=generator) * 2 - 1
-    return TrainingCase("case", image, (image > 0.9).to(torch.uint8))
+    return TrainingCase("case", image, (image > 0.9).to(torch.uint8), (1.0, 1.0, 1.0))
 
 
 def test_a_straight_crop_is_the_volumes_own_voxels_and_background_outside() -> None:
@@ -52,7 +52,7 @@ def test_crops_centre_on_every_structure_also_on_a_rare_one() -> None:
     label = torch.zeros((1, 64, 64, 64), dtype=torch.uint8)
     label[0, 5:45, 5:45, 5:45] = 1
     label[0, 60, 60, 60] = 2
-    case = TrainingCase("case", torch.zeros((1, 64, 64, 64)), label)
+    case = TrainingCase("case", torch.zeros((1, 64, 64, 64)), label, (1.0, 1.0, 1.0))
     generator = torch.Generator().manual_seed(0)
     source = CropSource(None, [case], (16, 16, 16), 1, generator, torch.device("cpu"), None)  # type: ignore[arg-type]
     targets = [source.draw().target for _ in range(60)]

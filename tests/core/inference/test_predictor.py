@@ -41,7 +41,7 @@ def test_a_real_odd_file_gets_a_segmentation_on_its_own_grid(
 class _Mean(torch.nn.Module):
     """A "network" with a known answer: each voxel's score is the voxel itself."""
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, spacing: object = None) -> torch.Tensor:
         return torch.cat([-image, image], dim=1)
 
 

@@ -96,7 +96,7 @@ def test_a_pyramid_trains_on_volumes_smaller_than_its_coarsest_step(name: str, s
     network = DenseNetwork(backbone, SegmentationTask(("a",)).build_head(backbone)).train()
     image = torch.randn(1, 1, *size)
     coarsest = tuple(
-        edge // step for edge, step in zip(network.pad(image).shape[-3:], backbone.feature_strides[-1], strict=True)
+        edge // step for edge, step in zip(network.prepare(image).shape[-3:], backbone.feature_strides[-1], strict=True)
     )
     assert torch.Size(coarsest).numel() > 1  # instance norm needs more than one value per channel
     scores = network(image)
@@ -106,9 +106,9 @@ def test_a_pyramid_trains_on_volumes_smaller_than_its_coarsest_step(name: str, s
 
 def test_a_thin_volume_is_not_padded_more_than_its_norm_needs() -> None:
     network = DenseNetwork(create_backbone(BackboneSpec("swin_unetr_tiny")), torch.nn.Identity())
-    assert network.pad(torch.zeros(1, 1, 40, 20, 20)).shape[-3:] == (64, 32, 32)
-    assert network.pad(torch.zeros(1, 1, 32, 32, 32)).shape[-3:] == (64, 64, 64)
-    assert network.pad(torch.zeros(1, 1, 64, 32, 96)).shape[-3:] == (64, 32, 96)
+    assert network.prepare(torch.zeros(1, 1, 40, 20, 20)).shape[-3:] == (64, 32, 32)
+    assert network.prepare(torch.zeros(1, 1, 32, 32, 32)).shape[-3:] == (64, 64, 64)
+    assert network.prepare(torch.zeros(1, 1, 64, 32, 96)).shape[-3:] == (64, 32, 96)
 
 
 def test_padding_appends_background_only() -> None:

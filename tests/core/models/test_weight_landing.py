@@ -199,3 +199,13 @@ def test_every_entry_is_complete_and_fits_its_backbone() -> None:
 def test_an_unknown_id_names_the_known_ones() -> None:
     with pytest.raises(FM3DError, match=r"unknown weights 'magic'.*btcv"):
         find_entry("magic")
+
+
+def test_weights_for_other_channels_say_how_many(tmp_path: Path) -> None:
+    two = create_backbone(BackboneSpec("vit_tiny", input_channels=2)).state_dict()  # type: ignore[attr-defined]
+    torch.save(two, tmp_path / "two.pth")
+    with pytest.raises(WeightsError, match=r"images of 2 channels, not 1: fm3d weights import takes --channels"):
+        import_checkpoint(tmp_path / "two.pth", backbone="vit_tiny")
+    assert import_checkpoint(tmp_path / "two.pth", backbone="vit_tiny", input_channels=2).input_channels == 2
+    with pytest.raises(WeightsError, match=r"is a folder, not a weight file"):
+        import_checkpoint(tmp_path)
