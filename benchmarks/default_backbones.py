@@ -2,7 +2,7 @@
 
     python benchmarks/default_backbones.py --data ../shared/data
 
-Everything but the weights is the same: volumes, seconds (or --steps), method, seed. None of the volumes was used to make
+Everything but the weights is the same: volumes, seconds (or --steps), method, seed. None of the volumes was used for
 the weights: those were made from made-up anatomies only (fm3d_core/models/weights/shipped/MODEL_CARD.md). Training: the
 first k volumes in order of name, of different patients; test: the last 20 of hippocampus and the last 8 of the others,
 as in ../shared/specs/few_shot_anchor.md. Dice is the mean over the structures that a test volume has, on its own grid,
@@ -122,9 +122,8 @@ class Benchmark:
             assert case.label is not None
             truth = read_label(case.label).array
             dice = dice_per_label(predictor.segment(read_volume(case.image)), truth, labels)
-            scores.append(
-                float(np.mean([dice[label] for index, label in enumerate(labels, 1) if (truth == index).any()]))
-            )
+            present = [dice[label] for index, label in enumerate(labels, 1) if (truth == index).any()]
+            scores.append(float(np.mean(present)))
         return scores
 
 
