@@ -70,9 +70,8 @@ class Weights:
         from rich.table import Table
 
         from fm3d_core.models.weights.catalogue import catalogue
-        from fm3d_core.models.weights.store import weight_cards, weights_folder
-
         from fm3d_core.models.weights.shipped_weights import shipped_weights
+        from fm3d_core.models.weights.store import weight_cards, weights_folder
 
         cards = weight_cards()
         table = Table("id", "backbone", "download", "here", "licence", title=str(weights_folder()))
