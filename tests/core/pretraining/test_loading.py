@@ -12,8 +12,9 @@ import torch
 from fm3d_core.errors import VolumeError
 from fm3d_core.pretraining.augmentations import AugmentationSettings
 from fm3d_core.pretraining.crops import CropSettings
-from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings
-from fm3d_core.pretraining.sampling import Draw, EndlessSampler
+from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings, crop_loader
+from fm3d_core.pretraining.objective import Place
+from fm3d_core.pretraining.sampling import Draw
 from fm3d_core.volumes import write_synthetic_cases
 from fm3d_core.volumes.crop_store import CropStore, volume_folder
 from fm3d_core.volumes.crop_store_building import build_crop_store
@@ -37,8 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> CropStore:
 
 
 def loader(store: CropStore, workers: int, views: ViewSettings = VIEWS, batch_size: int = 2) -> CropLoader:
-    sampler = EndlessSampler(len(store), batch_size, seed=7)
-    return CropLoader(CropDataset(store, views), sampler, (8, 8, 8), workers=workers)
+    return crop_loader(store, views, (8, 8, 8), Place(batch_size=batch_size, seed=7, workers=workers))
 
 
 def take(source: CropLoader, count: int) -> list[NamedBatch]:
@@ -127,6 +127,5 @@ def test_an_unreadable_volume_is_replaced_named_and_the_same_each_time(store: Cr
 
 
 def test_the_type_of_the_crops_can_be_float16(store: CropStore) -> None:
-    sampler = EndlessSampler(len(store), 2)
-    half = CropLoader(CropDataset(store, VIEWS), sampler, (8, 8, 8), dtype=torch.float16)
+    half = crop_loader(store, VIEWS, (8, 8, 8), Place(batch_size=2), dtype=torch.float16)
     assert take(half, 1)[0].crops.global_crops.dtype == torch.float16
