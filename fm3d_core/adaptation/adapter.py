@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,10 +156,12 @@ class Adapter:
         from fm3d_core.models.zoo import backbone_sha256, create_backbone
 
         method = check_method(self.card.method)
-        backbone = create_backbone(self.card.backbone)
+        # an adapter that holds every weight itself does not depend on the backbone's initial ones, nor on their file
+        backbone = create_backbone(replace(self.card.backbone, weights=None))
         own = {name for name in self.tensors if name.startswith("backbone.")}
         complete = own >= {f"backbone.{name}" for name in backbone.state_dict()}  # type: ignore[attr-defined]
-        # an adapter that holds every weight itself does not depend on the backbone's initial ones
+        if not complete and self.card.backbone.weights is not None:
+            backbone = create_backbone(self.card.backbone)
         if not complete and backbone_sha256(backbone) != self.card.backbone_sha256:
             raise AdapterError(
                 f"the adapter was trained on another backbone ({self.card.backbone_sha256[:12]})",

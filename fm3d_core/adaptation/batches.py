@@ -36,6 +36,10 @@ class BatchSource(Protocol):
 
     def scores(self, batch: Batch) -> torch.Tensor: ...
 
+    def features(self, batch: Batch) -> tuple[list[torch.Tensor], Size]:
+        """The backbone's maps for a batch, without gradient, and the size of the padded image they are of."""
+        ...
+
 
 def plan_crop(cases: Sequence[TrainingCase], multiple: Size) -> Size:
     """The crop's size: the median case if it is small, else cut along the longest axes to ``CROP_VOXELS``.
@@ -101,6 +105,15 @@ class CropSource:
     def scores(self, batch: Batch) -> torch.Tensor:
         """Scores (B, classes, *crop)."""
         return self.network(*batch.inputs)
+
+    def features(self, batch: Batch) -> tuple[list[torch.Tensor], Size]:
+        """The backbone's maps, and the size of the padded image."""
+        image, spacing = batch.inputs
+        padded = self.network.prepare(image)
+        with torch.no_grad(), autocast(self.device):
+            maps = self.network.features(padded, spacing)
+        x, y, z = padded.shape[-3:]
+        return maps, (x, y, z)
 
     def _centre(self, index: int) -> torch.Tensor:
         """Voxel position of the next crop's centre in the case; a volume no larger than the crop is centred."""
@@ -170,6 +183,12 @@ class FeatureSource:
         """Scores (1, classes, *window)."""
         *maps, image = (tensor.float() for tensor in batch.inputs)
         return self.head(maps, image)
+
+    def features(self, batch: Batch) -> tuple[list[torch.Tensor], Size]:
+        """The maps that were computed, and the size of the padded image."""
+        *maps, image = batch.inputs
+        x, y, z = image.shape[-3:]
+        return list(maps), (x, y, z)
 
 
 def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:

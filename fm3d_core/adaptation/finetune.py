@@ -12,8 +12,9 @@ from fm3d_core.adaptation.cases import LabeledCase, load_cases, plan_preprocessi
 from fm3d_core.adaptation.methods import Method, check_method
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.models.weights.catalogue import find_entry
-from fm3d_core.models.weights.importing import choose_weights
-from fm3d_core.models.weights.store import card_of
+from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, choose_weights
+from fm3d_core.models.weights.shipped_weights import shipped_for
+from fm3d_core.models.weights.store import card_of, channels_of_weights
 from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
 from fm3d_core.tasks import SegmentationTask
@@ -45,7 +46,8 @@ def finetune(
         cases: images with labels; unusable ones are left out and named in the card.
         task: its preprocessing, if None, is planned from the cases.
         settings: method, backbone, budget, seed.
-        progress: receives the stages "reading volumes", "preparing volumes", ["computing features",] "training".
+        progress: receives the stages "reading volumes", "preparing volumes", ["computing features",] ["solving the
+            head",] "training".
         should_stop: asked at every step.
 
     Raises:
@@ -53,6 +55,7 @@ def finetune(
         Stopped: ``should_stop`` said so; nothing is kept.
     """
     from fm3d_core.adaptation.batches import plan_crop
+    from fm3d_core.adaptation.closed_form import can_be_solved, solve_head
     from fm3d_core.adaptation.trainer import Budget, optimise
     from fm3d_core.devices import choose_device
 
@@ -73,11 +76,14 @@ def finetune(
     network.to(device)
     window = plan_crop(prepared, network.size_multiple)
     source = _batches(network, method, prepared, window, settings, device, progress, should_stop)
+    spent = 0.0
+    if settings.closed_form and can_be_solved(network):
+        spent = solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
     record = optimise(
         source,
         network.parameters(),
         task.loss(),
-        Budget(settings.seconds, settings.steps),
+        Budget(max(settings.seconds - spent, 1.0), settings.steps),
         learning_rate=settings.learning_rate or method.learning_rate,
         device=device,
         progress=progress,
@@ -129,9 +135,9 @@ class _Built:
 
 
 def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> _Built:
-    preset, weights = choose_weights(settings.weights, settings.backbone, task.channels)
+    preset, weights = _choose_weights(settings, task.channels)
     weight_card = card_of(weights) if weights else None
-    fold = task.channels > 1 and weight_card is not None and weight_card.input_channels == 1
+    fold = task.channels > 1 and weights is not None and channels_of_weights(weights) == 1
     fed = find_entry(weight_card.id).input if weight_card and weight_card.id and settings.match_weights else None
     notes: tuple[str, ...] = ()
     if fold:
@@ -153,6 +159,14 @@ def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -
     if method.frozen_backbone:
         network.backbone.eval()
     return _Built(network, spec, sha256, fed, notes)
+
+
+def _choose_weights(settings: FinetuneSettings, channels: int) -> tuple[str, str | None]:
+    """Preset and hash; where the user says nothing of weights, those that come with the package for the backbone."""
+    if settings.weights is None:
+        shipped = shipped_for(settings.backbone or DEFAULT_BACKBONE)
+        return choose_weights(shipped.id if shipped else None, settings.backbone, channels)
+    return choose_weights(settings.weights, settings.backbone, channels)
 
 
 def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[str]:

@@ -16,12 +16,14 @@ class FinetuneSettings:
     Attributes:
         method: what trains: full, lora or linear_probe.
         backbone: preset name of the backbone; None takes the one the weights are for, or residual_unet_small.
-        weights: weight file of the backbone, or the id of one that is here (fm3d weights list); without it the
-            weights are random (from the seed).
+        weights: weight file of the backbone, or the id of one that is here (fm3d weights list); without it those that
+            come with FM3D for the backbone, if there are any; "random" takes none (random from the seed).
         head: from the backbone's maps to voxels: linear; for ViTs also light, unetr, vit_adapter. auto: linear for a
             pyramid backbone and for linear_probe, else unetr, or light where the patch is not 16 voxels.
         match_weights: prepare the volumes as the catalogue says of the weights' pretraining (intensities and voxel
             size), unless the task brings its own preprocessing.
+        closed_form: whether a linear head starts as the solution of a ridge regression on voxels of the cases, which
+            takes a second or two; else at random.
         seconds: time budget of the training itself, without reading the volumes.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
@@ -36,6 +38,7 @@ class FinetuneSettings:
     method: str = "full"
     backbone: str | None = None
     weights: Path | None = None
+    closed_form: bool = True
     head: str = "auto"
     match_weights: bool = True
     seconds: float = 90.0

@@ -70,10 +70,14 @@ class Weights:
         from rich.table import Table
 
         from fm3d_core.models.weights.catalogue import catalogue
+        from fm3d_core.models.weights.shipped_weights import shipped_weights
         from fm3d_core.models.weights.store import weight_cards, weights_folder
 
         cards = weight_cards()
         table = Table("id", "backbone", "download", "here", "licence", title=str(weights_folder()))
+        for shipped in shipped_weights().values():
+            size = f"yes, {shipped.sha256[:8]}, {shipped.path.stat().st_size / 1e6:.1f} MB"
+            table.add_row(shipped.id, shipped.backbone, "with FM3D", size, shipped.licence)
         for entry in catalogue().values():
             size = f"{entry.megabytes} MB" if entry.megabytes else "by hand" if entry.source is None else ""
             here = next((card for card in cards if card.id == entry.id), None)
@@ -85,8 +89,14 @@ class Weights:
         console.print(table)
 
     def _info(self, console: Console) -> None:
+        from fm3d_core.models.weights.shipped_weights import FOLDER, shipped_weights
         from fm3d_core.models.weights.store import weight_cards
 
+        if (shipped := shipped_weights().get(self.what or "")) is not None:
+            lines = (f"{shipped.id}: {shipped.about}", f"backbone: {shipped.backbone}", f"licence: {shipped.licence}")
+            for line in (*lines, f"more: {FOLDER / 'MODEL_CARD.md'}"):
+                console.print(line, soft_wrap=True, highlight=False)
+            return
         entry = self._entry()
         _describe(console, entry)
         for name, value in entry.preprocessing.items():

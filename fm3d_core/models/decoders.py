@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fm3d_core.models.backbone import Size
 from fm3d_core.models.channels import FoldedChannels
 from fm3d_core.models.half_resolution import HalfResolutionMap
+from fm3d_core.models.linear import Linear
 from fm3d_core.models.network import pad_to_multiple
 from fm3d_core.models.rotary import Spacing
 from fm3d_core.models.unet_blocks import ProjectionBlock, ResidualBlock, UpsamplingBlock, add, convolve
@@ -98,7 +99,7 @@ class UNETRHead(nn.Module):
             raise ValueError(f"UNETR's decoder needs patches of 16 x 16 x 16 voxels, not {patch_size}")
         size = feature_size
         for index in range(1, 5):
-            self.add_module(f"channel_merge{index}", nn.Linear(width * folded_channels, width))
+            self.add_module(f"channel_merge{index}", Linear(width * folded_channels, width))
         self.encoder1 = EncoderBlock(input_channels, size)
         self.encoder2 = ProjectionBlock(width, 2 * size, steps=2)
         self.encoder3 = ProjectionBlock(width, 4 * size, steps=1)

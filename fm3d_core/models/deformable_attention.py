@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.models.linear import Linear
 
 AxisOrder = Literal["corrected", "3dino"]
 
@@ -60,10 +61,10 @@ class DeformableAttention3D(nn.Module):
         if value_width % heads:
             raise ValueError(f"{value_width} value channels ({ratio} of {width}) are not a multiple of {heads} heads")
         self.levels, self.heads, self.points, self.axis_order = levels, heads, points, axis_order
-        self.sampling_offsets = nn.Linear(width, heads * levels * points * 3)
-        self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, value_width)
-        self.output_proj = nn.Linear(value_width, width)
+        self.sampling_offsets = Linear(width, heads * levels * points * 3)
+        self.attention_weights = Linear(width, heads * levels * points)
+        self.value_proj = Linear(width, value_width)
+        self.output_proj = Linear(value_width, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

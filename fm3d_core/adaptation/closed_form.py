@@ -1,0 +1,198 @@
+"""A linear head solved in one go: ridge regression on the features of some voxels, before any training step.
+
+Hoerl and Kennard 1970 (ridge regression); as the head of few-shot learning: Bertinetto et al. 2019 ("Meta-learning with
+differentiable closed-form solvers"). One-hot classes are the regression's targets; a factor turns its results into
+logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.errors import Stopped
+from fm3d_core.models.heads import LinearHead
+from fm3d_core.models.network import DenseNetwork
+from fm3d_core.models.voxel_features import draw_voxels, features_at
+from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
+
+BATCHES = 8  # that voxels are taken from; the last quarter chooses among the following
+VOXELS = 1500  # of each image
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # on standardised features
+BALANCES = (0.0, 0.5, 1.0)  # a class of n voxels weighs n^(1 - balance): least squares hardly sees a small class
+FACTORS = (2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """What the regression learns from.
+
+    Attributes:
+        features: (n, C).
+        labels: (n,) int64.
+        share: (n,) how many voxels of its image each stands for, up to a constant.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    share: torch.Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Voxels]) -> Voxels:
+        """All voxels of ``parts``."""
+        features, labels, share = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("features", "labels", "share")
+        )
+        return cls(features, labels, share)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Logits are ``features @ weight + bias``; weight (C, classes), bias (classes,)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def times(self, factor: float) -> Solution:
+        """Logits multiplied by ``factor``."""
+        return Solution(self.weight * factor, self.bias * factor)
+
+    def logits(self, voxels: Voxels) -> torch.Tensor:
+        """(n, classes)."""
+        return voxels.features @ self.weight + self.bias
+
+    def loss(self, voxels: Voxels) -> float:
+        """Cross-entropy, each voxel counting for those it stands for."""
+        each = F.cross_entropy(self.logits(voxels), voxels.labels, reduction="none")
+        return float((each * voxels.share).sum() / voxels.share.sum())
+
+    def dice(self, voxels: Voxels) -> float:
+        """Mean Dice of the structures (class 1 and up) that occur, each voxel counting for those it stands for."""
+        predicted = self.logits(voxels).argmax(1)
+        scores = []
+        for structure in voxels.labels.unique().tolist():
+            if structure == 0:
+                continue
+            found, true = predicted == structure, voxels.labels == structure
+            both = voxels.share[found & true].sum()
+            scores.append(float(2 * both / (voxels.share[found].sum() + voxels.share[true].sum())))
+        return sum(scores) / len(scores) if scores else 0.0
+
+
+def can_be_solved(network: DenseNetwork) -> bool:
+    """Whether the network's head is linear in the backbone's features."""
+    return isinstance(network.head, LinearHead) and not network.runs_backbone
+
+
+def solve_head(
+    network: DenseNetwork, source: BatchSource, seed: int, *, progress: ProgressCallback, should_stop: ShouldStop
+) -> float:
+    """Set the weights of a linear head; the rest of the network stays.
+
+    Args:
+        network: its head is a :class:`fm3d_core.models.heads.LinearHead`.
+        source: of the batches, augmented as in training.
+        seed: of the voxels.
+
+    Returns:
+        Seconds it took.
+
+    Raises:
+        Stopped: ``should_stop`` said so.
+    """
+    head = network.head
+    assert isinstance(head, LinearHead)
+    generator = torch.Generator().manual_seed(seed)
+    clock = StageClock("solving the head", BATCHES, progress)
+    voxels: list[Voxels] = []
+    trains = network.backbone.training
+    network.backbone.eval()
+    for done in range(BATCHES):
+        if should_stop():
+            raise Stopped("Training")
+        clock.report(done)
+        voxels.append(_draw(source, generator))
+    network.backbone.train(trains)
+    _set(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
+    clock.report(BATCHES)
+    return clock.elapsed
+
+
+def choose_solution(batches: Sequence[Voxels], classes: int) -> Solution:
+    """Ridge and balance with the highest Dice on the last quarter of the batches, the factor with the lowest
+    cross-entropy there, then solved on all.
+
+    Args:
+        batches: voxels of each.
+        classes: number of them.
+    """
+    kept = max(len(batches) * 3 // 4, 1)
+    learned, held_out = Voxels.joined(batches[:kept]), Voxels.joined(batches[kept:] or batches)
+    tried = {
+        (ridge, balance): solve(learned, classes, ridge, balance)
+        for ridge, balance in itertools.product(RIDGES, BALANCES)
+    }
+    ridge, balance = max(tried, key=lambda choice: tried[choice].dice(held_out))
+    factor = min(FACTORS, key=lambda factor: tried[ridge, balance].times(factor).loss(held_out))
+    return solve(Voxels.joined(batches), classes, ridge, balance).times(factor)
+
+
+def solve(voxels: Voxels, classes: int, ridge: float, balance: float = 0.0) -> Solution:
+    """Ridge regression of one-hot labels on features, which are standardised for it.
+
+    The constant is penalised too little to matter.
+
+    Args:
+        voxels: to learn from.
+        classes: number of them.
+        ridge: penalty on the squared weights, for one voxel.
+        balance: 0 weighs all voxels alike, 1 all classes.
+    """
+    features = voxels.features
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    design = F.pad((features - mean) / deviation, (0, 1), value=1.0)  # (n, C + 1)
+    count = torch.bincount(voxels.labels, minlength=classes).clamp(min=1)
+    weight = count.to(design)[voxels.labels] ** -balance
+    weighted = design * (weight / weight.sum())[:, None]
+    penalty = torch.full((design.shape[1],), ridge).to(design)
+    penalty[-1] = 1e-6
+    truth = F.one_hot(voxels.labels, classes).to(design)
+    solved = torch.linalg.solve(weighted.T @ design + torch.diag(penalty), weighted.T @ truth)
+    slopes = solved[:-1] / deviation[:, None]
+    return Solution(slopes, solved[-1] - mean @ slopes)
+
+
+def _draw(source: BatchSource, generator: torch.Generator) -> Voxels:
+    """Random voxels of one batch."""
+    batch = source.draw()
+    maps, size = source.features(batch)
+    target = F.pad(batch.target, _missing(batch.target.shape[-3:], size))[:, 0].long().cpu()  # (B, *size)
+    chosen = torch.stack([draw_voxels(label, VOXELS, generator) for label in target])  # (B, n)
+    labels = target.flatten(1).gather(1, chosen)
+    # voxels were drawn with one over the square root of their class's size
+    share = [torch.bincount(label.flatten()).float().sqrt()[own] for label, own in zip(target, labels, strict=True)]
+    found = features_at(maps, chosen.to(maps[0].device), size).flatten(0, 1)
+    return Voxels(found, labels.flatten().to(found.device), torch.cat(share).to(found.device))
+
+
+def _missing(shape: torch.Size, size: tuple[int, int, int]) -> tuple[int, ...]:
+    """Padding for torch.nn.functional.pad (last axis first) from ``shape`` to ``size``."""
+    x, y, z = (whole - part for part, whole in zip(shape, size, strict=True))
+    return (0, z, 0, y, 0, x)
+
+
+def _set(head: LinearHead, solution: Solution) -> None:
+    start = 0
+    with torch.no_grad():
+        for index, classifier in enumerate(head.classifiers):
+            assert isinstance(classifier, torch.nn.Conv3d)
+            part = solution.weight[start : start + classifier.in_channels].T  # (classes, C_i)
+            classifier.weight.copy_(part.reshape(classifier.weight.shape))
+            start += classifier.in_channels
+            if index == 0 and classifier.bias is not None:
+                classifier.bias.copy_(solution.bias)

@@ -1,0 +1,87 @@
+"""A linear layer that is quick in float32 on every processor.
+
+PyTorch multiplies float32 matrices with Intel's MKL, which on processors of other makers takes about twice as long as
+oneDNN, which PyTorch has too and uses for other types (benchmarks/backbones.py --floor; measured on an AMD EPYC).
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, with the same results up to rounding."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in) to (..., out)."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``torch.nn.functional.linear``; by oneDNN where that is known to be quicker."""
+    if _suits(input, weight):
+        return _OneDNNLinear.apply(input, weight, bias)
+    return F.linear(input, weight, bias)
+
+
+def _suits(input: torch.Tensor, weight: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling() or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    plain = type(input) is torch.Tensor and type(weight) in (torch.Tensor, nn.Parameter)
+    return plain and input.dtype == weight.dtype == torch.float32 and input.numel() > 0 and onednn_is_quicker()
+
+
+@cache
+def onednn_is_quicker() -> bool:
+    """Whether this is an x86 processor that MKL does not favour, and PyTorch has oneDNN's product."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        intel = "Intel" in platform.processor()
+    try:
+        torch.ops.mkldnn._linear_pointwise  # noqa: B018  # not a public name: it may go
+    except (AttributeError, RuntimeError):
+        return False
+    return not intel
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``left @ right.T + bias`` of (n, k) and (m, k)."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    """The linear map with its gradients, each one product of oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.has_bias = bias is not None
+        rows = input.reshape(-1, input.shape[-1]).contiguous()
+        return _product(rows, weight.contiguous(), bias).reshape(*input.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()  # (n, out)
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad
+        to_input = to_weight = to_bias = None
+        if needs_input:
+            to_input = _product(rows, weight.T.contiguous()).reshape(input.shape)
+        if needs_weight:
+            seen = input.reshape(-1, input.shape[-1])
+            to_weight = _product(rows.T.contiguous(), seen.T.contiguous())
+        if ctx.has_bias and needs_bias:
+            to_bias = rows.sum(0)
+        return to_input, to_weight, to_bias
