@@ -122,7 +122,7 @@ class EndlessLoader(Generic[KeyT, SampleT, BatchT]):
         self.sampler = sampler
         self._loader = DataLoader(
             dataset,
-            batch_sampler=sampler,  # type: ignore[arg-type]  # yields the data set's keys, which need not be numbers
+            batch_sampler=sampler,  # yields the data set's keys, which need not be numbers
             num_workers=place.workers,
             collate_fn=collate,
             pin_memory=place.pin_memory,

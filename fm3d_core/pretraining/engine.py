@@ -185,9 +185,10 @@ class _Run:
         self.fabric._precision.unscale_gradients(self.adamw)
         norms = {name: clip_gradients(parameters, self.gradient_clip) for name, parameters in self.clipped.items()}
         losses = {f"loss/{name}": value for name, value in terms.items()}
-        norms = {f"gradient_norm/{name}": value for name, value in norms.items()}
-        numbers = {"unreadable": len(unreadable), "stop": should_stop()}
-        figures = self.exchange.means({"loss": torch.stack(list(terms.values())).sum()} | losses | norms | numbers)
+        lengths = {f"gradient_norm/{name}": value for name, value in norms.items()}
+        numbers: dict[str, torch.Tensor | float] = {"unreadable": len(unreadable), "stop": should_stop()}
+        loss = torch.stack(list(terms.values())).sum()
+        figures = self.exchange.means({"loss": loss, **losses, **lengths, **numbers})
         if figures.pop("unreadable"):
             self._note_unreadable(unreadable)
         stop = figures.pop("stop") > 0

@@ -54,10 +54,9 @@ def import_checkpoint(
     content = read_checkpoint(path)
     told = None if id is not None else told_by(path)
     if told is not None:
-        preset = backbone or told.preset
         # a file that fits no preset is of its own options, unless the user insists on a preset
         options = told.options if backbone in (None, told.preset) else None
-        return _keep_own(content, path, preset, input_channels, options, may_fold=may_fold)
+        return _keep_own(content, path, backbone or told.preset, input_channels, options, may_fold=may_fold)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
         chosen = backbone or entry.backbone

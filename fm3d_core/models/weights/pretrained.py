@@ -21,7 +21,7 @@ class Told:
     """What the header names.
 
     Attributes:
-        preset: the backbone's, or any of its class.
+        preset: the backbone's, or the most similar one of its class.
         options: of the class, in place of the preset's, as JSON; None where the preset is its own.
     """
 
@@ -53,11 +53,12 @@ def told_by(path: Path) -> Told | None:
 
 
 def _own_shape(header: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    """A preset of the header's class, and the header's options."""
-    preset = next((name for name, preset in presets().items() if preset["class"] == header["class"]), None)
+    """The preset of the header's class that is most like it, and the header's options."""
+    same_class = {name: preset["config"] for name, preset in presets().items() if preset["class"] == header["class"]}
     options = {name: value for name, value in dict(header.get("config") or {}).items() if name not in _LEFT_OUT}
-    if preset is not None and set(options) <= set(inspect.signature(backbone_class(header["class"])).parameters):
-        return preset, json.dumps(options, sort_keys=True)
+    if same_class and set(options) <= set(inspect.signature(backbone_class(header["class"])).parameters):
+        alike = {name: sum(options.get(key) == value for key, value in same_class[name].items()) for name in same_class}
+        return max(alike, key=lambda name: alike[name]), json.dumps(options, sort_keys=True)
     raise WeightsError(
         f"holds a {header['class']} with options that this version of FM3D does not know",
         path=path,

@@ -129,3 +129,24 @@ def test_an_unreadable_volume_is_replaced_named_and_the_same_each_time(store: Cr
 def test_the_type_of_the_crops_can_be_float16(store: CropStore) -> None:
     half = crop_loader(store, VIEWS, (8, 8, 8), Place(batch_size=2), dtype=torch.float16)
     assert take(half, 1)[0].crops.global_crops.dtype == torch.float16
+
+
+def test_a_batch_moves_as_a_whole_and_what_is_no_tensor_stays(
+    store: CropStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = take(loader(store, 0), 1)[0]
+    moved = batch.to("meta", non_blocking=True)
+    tensors = [moved.crops.global_crops, moved.crops.local_crops, moved.crops.global_spacing, moved.crops.masks.weights]
+    assert all(tensor is not None and tensor.device.type == "meta" for tensor in tensors)
+    assert (moved.names, moved.crops.batch) == (batch.names, batch.crops.batch)
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(id(tensor)) or tensor)
+    batch.pin_memory()
+    assert len(pinned) == 7  # crops and spacings of both sizes, three tensors of the masks
+
+
+def test_worker_processes_are_started_in_one_place_alone() -> None:
+    """What a worker must know (signals, pinned memory) is said once."""
+    package = Path(__file__).resolve().parents[3] / "fm3d_core" / "pretraining"
+    users = [path.name for path in package.rglob("*.py") if "DataLoader(" in path.read_text(encoding="utf-8")]
+    assert users == ["endless_loading.py"]
