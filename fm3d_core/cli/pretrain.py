@@ -134,7 +134,10 @@ def _print_line(console: object, event: Progress) -> None:
         parts.append(f"utilisation {figures['model_flops_utilisation']:.1%}")
     if figures.get("unreadable"):
         parts.append(f"{figures['unreadable']:.0f} volumes unreadable")
-    parts += [f"{name[8:]} {value:.3g}" for name, value in figures.items() if name.startswith("monitor/")]
+    seen = {name[8:]: value for name, value in figures.items() if name.startswith("monitor/")}
+    if seen.pop("collapse", 0.0):
+        parts.append("[bold red]THE FEATURES COLLAPSE[/bold red]")
+    parts += [f"{name} {value:.3g}" for name, value in seen.items()]
     parts.append(f"{_duration(event.eta or 0)} left")
     console.print("  ".join(parts), soft_wrap=True, highlight=False)
 

@@ -84,7 +84,8 @@ class Weights:
             table.add_row(entry.id, entry.backbone, size, _place(here) if here else "", entry.licence)
         for card in cards:
             if card.id is None:
-                table.add_row(f"own file {card.source}", card.backbone, "", _place(card), "")
+                shape = "own shape" if _own_options(card) else card.backbone
+                table.add_row(f"own file {card.source}", shape, "", _place(card), "")
         console.print(table)
 
     def _info(self, console: Console) -> None:
@@ -154,6 +155,14 @@ def _place(card: WeightCard) -> str:
     return f"yes, {card.sha256[:8]}, {cached_weights(card.sha256).stat().st_size / 1e6:.0f} MB"
 
 
+def _own_options(card: WeightCard) -> str:
+    """The options of a backbone that is no preset; empty for a preset."""
+    from fm3d_core.models.weights.store import cached_weights, read_header
+
+    options = read_header(cached_weights(card.sha256)).get("options") or {}
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
 def _describe(console: Console, entry: WeightEntry) -> None:
     lines = {
         entry.id: entry.about,
@@ -179,4 +188,7 @@ def _report(console: Console, card: WeightCard) -> None:
     for line in card.report.lines():
         console.print(line, soft_wrap=True)
     use = f"--weights {card.id}" if card.id else f"--weights {card.source} --backbone {card.backbone}"
+    if own := _own_options(card):
+        console.print(f"A backbone of its own shape: {own}", soft_wrap=True)
+        use = f"--weights {card.source}"
     console.print(f"Kept for you alone as {card.sha256}. Use it with {use}", soft_wrap=True)

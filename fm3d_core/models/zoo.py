@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneSpec",
+    "backbone_class",
     "backbone_sha256",
     "cached_weights",
     "check_preset",
@@ -48,7 +49,8 @@ class BackboneSpec:
         preset: a name of :func:`presets`.
         input_channels: image channels.
         seed: of the random weights, when no weight file is given (and of what a file does not hold).
-        weights: sha256 of the converted weight file in the cache, None for random weights.
+        weights: sha256 of the converted weight file in the cache, None for random weights. A file of a backbone that
+            is no preset says its options itself; the preset then only names the class.
         fold_channels: the backbone itself takes one channel and sees those of the image one by one
             (:class:`fm3d_core.models.channels.FoldedChannels`): so weights of one channel serve any image.
     """
@@ -79,8 +81,17 @@ def check_preset(name: str) -> None:
         raise SettingsError(f"unknown backbone '{name}'", remedy=f"Choose one of: {', '.join(presets())}")
 
 
-def create_backbone(spec: BackboneSpec) -> Backbone:
+def backbone_class(name: str) -> Any:
+    """The class that presets name."""
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def create_backbone(spec: BackboneSpec, options: Mapping[str, Any] | None = None) -> Backbone:
     """Build the backbone of ``spec`` on the CPU, in evaluation mode.
+
+    Args:
+        spec: what to build.
+        options: of the preset's class, in place of the preset's own; None: those of the weight file, if it has any.
 
     Raises:
         SettingsError: unknown preset.
@@ -93,10 +104,13 @@ def create_backbone(spec: BackboneSpec) -> Backbone:
 
     check_preset(spec.preset)
     preset = presets()[spec.preset]
-    factory = getattr(import_module(_MODULES[preset["class"]]), preset["class"])
+    if options is None and spec.weights:
+        options = read_header(cached_weights(spec.weights)).get("options")
+    config = preset["config"] if options is None else options
+    factory = backbone_class(preset["class"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        backbone = factory(input_channels=1 if spec.fold_channels else spec.input_channels, **preset["config"])
+        backbone = factory(input_channels=1 if spec.fold_channels else spec.input_channels, **config)
     if spec.weights:
         _load(backbone, cached_weights(spec.weights))
     if spec.fold_channels:

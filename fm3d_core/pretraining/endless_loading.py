@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fm3d_core.errors import VolumeError
+from fm3d_core.pretraining.objective import Place
+from fm3d_core.pretraining.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +28,15 @@ class Drawn(Protocol):
 
 
 DrawnT = TypeVar("DrawnT", bound=Drawn)
+KeyT = TypeVar("KeyT")
 SampleT = TypeVar("SampleT")
 BatchT = TypeVar("BatchT")
 
 
-class ResumableSampler(Protocol[DrawnT]):
-    """Batches of draws, and a count of what the training has consumed."""
+class ResumableSampler(Protocol[KeyT]):
+    """Batches of a data set's keys, such as draws, and a count of what the training has consumed."""
 
-    def __iter__(self) -> Iterator[list[DrawnT]]: ...
+    def __iter__(self) -> Iterator[list[KeyT]]: ...
 
     def consumed(self, batches: int = 1) -> None: ...
 
@@ -59,8 +63,8 @@ class SubstitutingDataset(Dataset[SampleT], ABC, Generic[DrawnT, SampleT]):
         """Another volume in its place."""
 
     @abstractmethod
-    def sample(self, index: int, generator: torch.Generator, unreadable: tuple[str, ...]) -> SampleT:
-        """The sample of a volume; VolumeError when it cannot be read."""
+    def sample(self, index: int, draw: DrawnT, generator: torch.Generator, unreadable: tuple[str, ...]) -> SampleT:
+        """The sample of a volume for a draw; VolumeError when it cannot be read."""
 
     def __getitem__(self, draw: DrawnT) -> SampleT:
         """The sample of a draw.
@@ -73,7 +77,7 @@ class SubstitutingDataset(Dataset[SampleT], ABC, Generic[DrawnT, SampleT]):
             generator = torch.Generator().manual_seed(draw.stream(f"crops {attempt}"))
             index = self.substitute(draw, generator) if attempt else self.first_choice(draw)
             try:
-                return self.sample(index, generator, tuple(unreadable))
+                return self.sample(index, draw, generator, tuple(unreadable))
             except VolumeError as error:
                 last = error
                 logger.warning("%s", error)
@@ -81,37 +85,49 @@ class SubstitutingDataset(Dataset[SampleT], ABC, Generic[DrawnT, SampleT]):
         raise VolumeError(
             f"{_SUBSTITUTES} stored volumes in a row cannot be read",
             path=self.root,
-            remedy="Check the disk; then prepare them again",
+            remedy="Check the disk; then prepare them again (fm3d data cache makes a crop store)",
         ) from last
 
 
-class EndlessLoader(Generic[DrawnT, SampleT, BatchT]):
+def leave_signals_alone(worker: int) -> None:
+    """For each worker process: a signal to the whole group, as Ctrl-C, timeout and SLURM send it, is not for it.
+
+    The training answers it, and still needs batches to finish its step. Workers end with the training: they look after
+    their parent every few seconds (PyTorch's watchdog).
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class EndlessLoader(Generic[KeyT, SampleT, BatchT]):
     """Endless batches, and the exact place to resume: after k batches taken, ``state_dict`` leads to batch k + 1.
 
     Args:
-        dataset: its keys are the draws.
+        dataset: by the sampler's keys.
         sampler: the order.
         collate: makes a batch of samples.
-        workers: processes; 0 works in this one.
+        place: how many worker processes there are, and whether batches go into pinned memory for a GPU.
         prefetch: batches each worker prepares ahead.
     """
 
     def __init__(
         self,
-        dataset: SubstitutingDataset[DrawnT, SampleT],
-        sampler: ResumableSampler[DrawnT],
+        dataset: Dataset[SampleT],
+        sampler: ResumableSampler[KeyT],
         collate: Callable[[Sequence[SampleT]], BatchT],
+        place: Place,
         *,
-        workers: int = 0,
         prefetch: int = 2,
     ) -> None:
         self.sampler = sampler
         self._loader = DataLoader(
             dataset,
-            batch_sampler=sampler,  # yields draws, which are this data set's keys
-            num_workers=workers,
+            batch_sampler=sampler,  # yields the data set's keys, which need not be numbers
+            num_workers=place.workers,
             collate_fn=collate,
-            prefetch_factor=prefetch if workers else None,
+            pin_memory=place.pin_memory,
+            prefetch_factor=prefetch if place.workers else None,
+            worker_init_fn=leave_signals_alone,
         )
 
     def __iter__(self) -> Iterator[BatchT]:

@@ -7,7 +7,6 @@ one would have done, without any random state being stored.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from fm3d_core.errors import CaseError, FM3DError, SettingsError
+from fm3d_core.errors import CaseError, SettingsError
 from fm3d_core.files import atomic_file
 from fm3d_core.pretraining.checkpoints import Checkpoint, Checkpoints
+from fm3d_core.pretraining.exchange import Carried, Carrier, Exchange
 from fm3d_core.pretraining.exporting import export_module
 from fm3d_core.pretraining.launching import hardware, launch, prepare_backbones
-from fm3d_core.pretraining.objective import Objective, Place, TrainingBatch
+from fm3d_core.pretraining.objective import Place, TrainingBatch
 from fm3d_core.pretraining.objectives import build_objective
-from fm3d_core.pretraining.run_log import RunLog, write_unreadable
+from fm3d_core.pretraining.run_log import RunLog, Window, write_unreadable
 from fm3d_core.pretraining.settings import PretrainSettings, as_yaml, differing_keys, plain
 from fm3d_core.pretraining.signals import RunStopped, StopSignals
 from fm3d_core.pretraining.throughput import Throughput, memory_bytes, peak_flops
@@ -35,37 +34,12 @@ from fm3d_core.pretraining.training_state import (
     module_state,
     optimizer_state,
 )
+from fm3d_core.pretraining.watching import Watch, watch_of
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
 
-logger = logging.getLogger(__name__)
-CONFIG_FILE, BACKBONE_FILE, CHECKPOINTS_FOLDER, MONITORS_FOLDER = (
-    "config.yaml",
-    "backbone.safetensors",
-    "checkpoints",
-    "monitors",
-)
+CONFIG_FILE, BACKBONE_FILE, CHECKPOINTS_FOLDER = "config.yaml", "backbone.safetensors", "checkpoints"
 MEASURED = ("samples_per_second", "data_wait", "seconds_left", "model_flops_utilisation", "memory_gigabytes")
 """What a line of metrics.jsonl says of the machine; everything else is the same in a resumed run."""
-
-
-class Carried:
-    """A batch as Fabric and DDP pass it on: unseen, hence untouched."""
-
-    __slots__ = ("batch",)
-
-    def __init__(self, batch: TrainingBatch) -> None:
-        self.batch = batch
-
-
-class Carrier(nn.Module):
-    """The module that Fabric wraps."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def forward(self, carried: Carried) -> dict[str, torch.Tensor]:
-        return self.objective(carried.batch)
 
 
 def pretrain(
@@ -119,7 +93,9 @@ class _Run:
             workers=options.workers,
             seed=options.seed,
             accumulation=options.accumulation,
+            pin_memory=self.fabric.device.type == "cuda",
         )
+        self.exchange = Exchange(self.fabric)
         torch.manual_seed(options.seed)
         built = build_objective(settings, data, self.place)
         self.objective, self.loader = built.objective, built.loader
@@ -135,8 +111,8 @@ class _Run:
         }
         self.checkpoints = Checkpoints(out / CHECKPOINTS_FOLDER, options.keep, options.keep_every)
         self.step, self.saved = 0, -1
-        self.window: dict[str, float] = {}
-        self.window_steps = 0
+        self.window = Window()
+        self.seen: dict[str, float] = {}
         self.unreadable: dict[str, None] = {}
         self.log: RunLog | None = None
 
@@ -161,14 +137,14 @@ class _Run:
         """All steps that are left."""
         options, end = self.settings.run, min(self.steps, stop_after or self.steps)
         meter = self._meter()
-        monitors = self._monitors()
+        watch = watch_of(self.settings, self.data, self.out, self.place)
         batches: Iterator[TrainingBatch] = iter(self.loader)
         started = time.monotonic()
         while self.step < end:
             stop = self._one_step(batches, meter, should_stop)
             looked: dict[str, float] = {}
             if options.monitor_every and self.step % options.monitor_every == 0:
-                looked = self._timed(meter, lambda: self._look(monitors))
+                looked = self._timed(meter, lambda: self._look(watch))
             if self.step % options.log_every == 0:
                 self._log_line(meter, looked, progress, time.monotonic() - started)
             elif looked and self.log is not None:
@@ -208,7 +184,11 @@ class _Run:
                 terms[name] = terms.get(name, 0.0) + value.detach().float() / rounds
         self.fabric._precision.unscale_gradients(self.adamw)
         norms = {name: clip_gradients(parameters, self.gradient_clip) for name, parameters in self.clipped.items()}
-        figures = self._agreed(terms, norms, {"unreadable": len(unreadable), "stop": float(should_stop())})
+        losses = {f"loss/{name}": value for name, value in terms.items()}
+        lengths = {f"gradient_norm/{name}": value for name, value in norms.items()}
+        numbers: dict[str, torch.Tensor | float] = {"unreadable": len(unreadable), "stop": should_stop()}
+        loss = torch.stack(list(terms.values())).sum()
+        figures = self.exchange.means({"loss": loss, **losses, **lengths, **numbers})
         if figures.pop("unreadable"):
             self._note_unreadable(unreadable)
         stop = figures.pop("stop") > 0
@@ -216,26 +196,10 @@ class _Run:
         self.optimizer.step()
         self.objective.after_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        for name, value in (figures | values).items():
-            self.window[name] = self.window.get(name, 0.0) + value
-        self.window_steps += 1
+        self.window.add(figures | values)
         self.step += 1
         meter.step_done()
         return stop
-
-    def _agreed(
-        self, terms: dict[str, torch.Tensor], norms: dict[str, torch.Tensor], numbers: dict[str, float]
-    ) -> dict[str, float]:
-        """Means over all processes: one exchange, and one wait for the device, per step."""
-        device = self.fabric.device
-        figures = {"loss": torch.stack(list(terms.values())).sum()}
-        figures |= {f"loss/{name}": value for name, value in terms.items()}
-        figures |= {f"gradient_norm/{name}": value for name, value in norms.items()}
-        figures |= {name: torch.tensor(float(value)) for name, value in numbers.items()}
-        packed = torch.stack([value.to(device, torch.float32) for value in figures.values()])
-        if self.place.world_size > 1:
-            packed = self.fabric.all_reduce(packed, reduce_op="mean")
-        return dict(zip(figures, packed.tolist(), strict=True))
 
     def _require_finite(self, figures: dict[str, float], names: Sequence[str]) -> None:
         """Stop before the optimiser spoils the weights; float16's scaler deals with infinite gradients itself."""
@@ -245,7 +209,7 @@ class _Run:
         bad = [name for name in judged if not math.isfinite(figures[name])]
         if not bad:
             return
-        volumes = sorted({name for part in self._gathered(list(names)) for name in part})
+        volumes = sorted({name for part in self.exchange.gathered(list(names)) for name in part})
         last = f"step {self.checkpoints.steps()[-1]}" if self.checkpoints.steps() else "the beginning"
         raise CaseError(
             f"{bad[0]} became {figures[bad[0]]} in step {self.step}, with the volumes {', '.join(volumes)}",
@@ -256,28 +220,20 @@ class _Run:
 
     def _note_unreadable(self, lines: list[str]) -> None:
         known = len(self.unreadable)
-        for part in self._gathered(lines):
+        for part in self.exchange.gathered(lines):
             self.unreadable.update(dict.fromkeys(part))
         if self.first and len(self.unreadable) > known:
             write_unreadable(self.out, list(self.unreadable))
 
-    def _gathered(self, lines: list[str]) -> list[list[str]]:
-        """The same thing of all processes, in their order."""
-        if self.place.world_size == 1:
-            return [lines]
-        parts: list[Any] = [None] * self.place.world_size
-        torch.distributed.all_gather_object(parts, lines)
-        return parts
-
     def _log_line(self, meter: Throughput, looked: dict[str, float], progress: ProgressCallback, passed: float) -> None:
-        figures = {name: value / self.window_steps for name, value in self.window.items()}
-        self.window, self.window_steps = {}, 0
+        figures = self.window.means()
         measured = meter.figures(self.steps - self.step)
         measured["memory_gigabytes"] = memory_bytes(self.fabric.device) / 1e9
         if self.log is not None:
-            record = {"step": self.step, **figures, "unreadable": len(self.unreadable), **looked, **measured}
-            self.log.add(record)
-            metrics = {name: value for name, value in record.items() if name != "step"}
+            figures["unreadable"] = len(self.unreadable)
+            self.log.add({"step": self.step, **figures, **looked, **measured})
+            # a look between two lines is told with the next one
+            metrics, self.seen = figures | self.seen | measured, {}
             left = measured["seconds_left"]
             progress(Progress("pretraining", self.step, self.steps, passed, left, figures["loss"], metrics))
 
@@ -286,31 +242,12 @@ class _Run:
         total = None if peak is None else peak * self.place.world_size
         return Throughput(self.settings.run.batch_size, self.objective.flops_per_sample(), total)
 
-    def _monitors(self) -> list[Any]:
-        if not self.settings.run.monitor_every or not self.first:
-            return []
-        if self.settings.run.strategy == "fsdp" and self.place.world_size > 1:
-            logger.warning("monitors need the whole model in one process and are left out with FSDP")
-            return []
-        from fm3d_core.pretraining.monitors import monitors_for
-
-        return list(monitors_for(self.settings.objective, self.settings.settings, self.data))
-
-    def _look(self, monitors: Sequence[Any]) -> dict[str, float]:
-        """The monitors' figures; one that fails is a warning, because a long run is worth more than a picture."""
-        figures: dict[str, float] = {}
-        if monitors:
-            self.objective.eval()
-            with torch.no_grad():
-                for monitor in monitors:
-                    try:
-                        found = monitor(self.objective, self.step, self.out / MONITORS_FOLDER)
-                        figures |= {f"monitor/{name}": value for name, value in found.items()}
-                    except FM3DError as error:
-                        logger.warning("a monitor failed: %s", error)
-            self.objective.train()
+    def _look(self, watch: Watch | None) -> dict[str, float]:
+        """The monitors' figures, in the first process; the others wait."""
+        found = {} if watch is None else watch(self.objective, self.step)
+        self.seen |= found
         self.fabric.barrier()
-        return figures
+        return found
 
     def _save(self) -> None:
         """Write checkpoint and results, unless those of this step are there."""
@@ -322,8 +259,8 @@ class _Run:
             "optimizer": optimizer_state(self.adamw, self.objective, self.first),
             "loader": self.loader.state_dict(),
             "precision": self.fabric._precision.state_dict(),
-            "window": self.window,
-            "window_steps": self.window_steps,
+            "window": self.window.sums,
+            "window_steps": self.window.steps,
             "unreadable": list(self.unreadable),
         }
         if self.log is not None:
@@ -354,7 +291,7 @@ class _Run:
             ) from error
         self.loader.load_state_dict(state["loader"])
         self.fabric._precision.load_state_dict(state["precision"])
-        self.window, self.window_steps = dict(state["window"]), state["window_steps"]
+        self.window = Window(state["window"], state["window_steps"])
         self.unreadable = dict.fromkeys(state["unreadable"])
         self.step = self.saved = checkpoint.step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from fm3d_core.models.weights.importing import expected_tensors
 from fm3d_core.models.zoo import presets
 from fm3d_core.pretraining.training_state import module_state
 
-logger = logging.getLogger(__name__)
 _POSITIONS = "pos_embed"
 
 
 def export_module(module: nn.Module, path: Path, about: Mapping[str, Any], *, write: bool = True) -> None:
     """Write a module's tensors in float32; a backbone also fits its preset then, its positions resized if need be.
+
+    Where no preset has its shape, class and options in the header rebuild it.
 
     All processes must call this where weights are sharded.
 
@@ -41,9 +41,7 @@ def export_module(module: nn.Module, path: Path, about: Mapping[str, Any], *, wr
     if hasattr(module, "config"):
         preset = preset_of(module, tensors)
         header |= {"preset": preset, "config": _plain(module.config), "class": type(module).__name__}
-        if preset is None:
-            logger.warning("%s: no preset has its shape, so it cannot be imported by name", path)
-        elif _POSITIONS in tensors:
+        if preset is not None and _POSITIONS in tensors:
             tensors[_POSITIONS] = _fitting_positions(module, tensors[_POSITIONS], preset)
     with atomic_file(path) as temporary:
         safetensors.torch.save_file(

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from fm3d_core.errors import VolumeError
 from fm3d_core.pretraining.augmentations import AugmentationSettings, augment_with_axes
+from fm3d_core.pretraining.batches import Batch
 from fm3d_core.pretraining.crops import GLOBAL_CROPS, LOCAL_CROPS, CropSettings, Spacing, draw_box, read_crop
+from fm3d_core.pretraining.endless_loading import EndlessLoader, SubstitutingDataset
 from fm3d_core.pretraining.masking import CropBatch, Grid, MaskSettings, collate_crops
+from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.sampling import Draw, EndlessSampler
 from fm3d_core.volumes.crop_store import CropStore
-
-logger = logging.getLogger(__name__)
-
-_SUBSTITUTES = 20  # volumes tried in place of unreadable ones before the store as a whole counts as damaged
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class CropSample:
 
 
 @dataclass(frozen=True)
-class NamedBatch:
+class NamedBatch(Batch):
     """A batch and where it came from, for messages such as "the loss became infinite at ...".
 
     Attributes:
@@ -66,12 +61,8 @@ class NamedBatch:
     names: tuple[str, ...]
     unreadable: tuple[str, ...]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> NamedBatch:
-        """The same on another device."""
-        return replace(self, crops=self.crops.to(device))
 
-
-class CropDataset(Dataset[CropSample]):
+class CropDataset(SubstitutingDataset[Draw, CropSample]):
     """Cuts, resizes and changes the crops of a draw.
 
     A stored volume that cannot be read is replaced by another one of the store, the same in every repetition.
@@ -82,36 +73,18 @@ class CropDataset(Dataset[CropSample]):
     """
 
     def __init__(self, store: CropStore, views: ViewSettings | None = None) -> None:
-        self.store, self.views = store, views or ViewSettings()
+        self.store, self.views, self.root = store, views or ViewSettings(), store.root
 
     def __len__(self) -> int:
         return len(self.store)
 
-    def __getitem__(self, draw: Draw) -> CropSample:
-        """The sample of a draw.
+    def first_choice(self, draw: Draw) -> int:
+        return draw.index
 
-        Raises:
-            VolumeError: neither it nor any substitute can be read.
-        """
-        unreadable: list[str] = []
-        for attempt in range(_SUBSTITUTES):
-            generator = torch.Generator().manual_seed(draw.stream(f"crops {attempt}"))
-            index = draw.index
-            if attempt:
-                index = int(torch.randint(len(self.store), (), generator=generator))
-            try:
-                return self._sample(draw, index, generator, tuple(unreadable))
-            except VolumeError as error:
-                last = error
-                logger.warning("%s", error)
-                unreadable.append(str(error))
-        raise VolumeError(
-            f"{_SUBSTITUTES} stored volumes in a row cannot be read",
-            path=self.store.root,
-            remedy="Check the disk; then run fm3d data cache again",
-        ) from last
+    def substitute(self, draw: Draw, generator: torch.Generator) -> int:
+        return int(torch.randint(len(self.store), (), generator=generator))
 
-    def _sample(self, draw: Draw, index: int, generator: torch.Generator, unreadable: tuple[str, ...]) -> CropSample:
+    def sample(self, index: int, draw: Draw, generator: torch.Generator, unreadable: tuple[str, ...]) -> CropSample:
         volume, views = self.store.volumes[index], self.views
         frame = int(torch.randint(len(volume.frames), (), generator=generator))  # of 4D: a new one each time
         recipes, settings = views.augmentation.global_crops, views.augmentation
@@ -155,53 +128,27 @@ class Collate:
         return NamedBatch(crops, tuple(sample.name for sample in samples), lines)
 
 
-class CropLoader:
-    """Endless batches, and the exact place to resume: after k batches taken, ``state_dict`` leads to batch k + 1.
+CropLoader = EndlessLoader[Draw, CropSample, NamedBatch]
+
+
+def crop_loader(
+    store: CropStore,
+    views: ViewSettings,
+    patch_size: Grid,
+    place: Place,
+    *,
+    masks: MaskSettings | None = None,
+    dtype: torch.dtype | None = None,
+) -> CropLoader:
+    """The loader of one process.
 
     Args:
-        dataset: of crops.
-        sampler: the order.
+        store: of volumes.
+        views: what is cut.
         patch_size: of the network, in voxels.
+        place: the process.
         masks: how much is hidden.
         dtype: of the crops; 3DINO trains on float16, which also halves what workers send.
-        workers: processes; 0 works in this one.
-        prefetch: batches each worker prepares ahead.
     """
-
-    def __init__(
-        self,
-        dataset: CropDataset,
-        sampler: EndlessSampler,
-        patch_size: Grid,
-        *,
-        masks: MaskSettings | None = None,
-        dtype: torch.dtype | None = None,
-        workers: int = 0,
-        prefetch: int = 2,
-    ) -> None:
-        self.sampler = sampler
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,  # yields draws, which are this data set's keys
-            num_workers=workers,
-            collate_fn=Collate(patch_size, masks or MaskSettings(), dtype, sampler.rank, sampler.world_size),
-            prefetch_factor=prefetch if workers else None,
-        )
-
-    def __iter__(self) -> Iterator[NamedBatch]:
-        for batch in self._loader:
-            # counted when it is handed out: a checkpoint of the step that uses it has consumed it
-            self.sampler.consumed()
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the training stands."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; call it before iterating.
-
-        Raises:
-            SettingsError: the state belongs to other data or another seed.
-        """
-        self.sampler.load_state_dict(state)
+    collate = Collate(patch_size, masks or MaskSettings(), dtype, place.rank, place.world_size)
+    return EndlessLoader(CropDataset(store, views), EndlessSampler.of(place, len(store)), collate, place)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.pretraining.batches import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ class MaskSettings:
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(Batch):
     """Hidden patches of a batch of global crops.
 
     Attributes:
@@ -73,13 +74,9 @@ class Masks:
         indices = hidden.flatten().nonzero().flatten()
         return cls(hidden, indices, weights, int(hidden.sum()) if upper_bound is None else upper_bound)
 
-    def to(self, device: torch.device | str) -> Masks:
-        """The same on another device."""
-        return Masks(self.hidden.to(device), self.indices.to(device), self.weights.to(device), self.upper_bound)
-
 
 @dataclass(frozen=True)
-class CropBatch:
+class CropBatch(Batch):
     """What one step sees of B images.
 
     Attributes:
@@ -97,21 +94,6 @@ class CropBatch:
     batch: int
     global_spacing: torch.Tensor | None = None
     local_spacing: torch.Tensor | None = None
-
-    def to(self, device: torch.device | str) -> CropBatch:
-        """The same on another device."""
-
-        def moved(value: torch.Tensor | None) -> torch.Tensor | None:
-            return None if value is None else value.to(device)
-
-        return CropBatch(
-            self.global_crops.to(device),
-            moved(self.local_crops),
-            self.masks.to(device),
-            self.batch,
-            moved(self.global_spacing),
-            moved(self.local_spacing),
-        )
 
 
 def draw_masks(images: int, grid: Grid, settings: MaskSettings, generator: random.Random) -> Masks:

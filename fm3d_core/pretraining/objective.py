@@ -21,6 +21,7 @@ class Place:
         workers: processes that prepare batches for this one; 0 prepares them in this process.
         seed: of the whole run, the same in all processes.
         accumulation: rounds of one step.
+        pin_memory: whether batches should lie in memory that a GPU copies from while the processor goes on.
     """
 
     rank: int = 0
@@ -29,6 +30,7 @@ class Place:
     workers: int = 0
     seed: int = 0
     accumulation: int = 1
+    pin_memory: bool = False
 
     @property
     def step_batch(self) -> int:

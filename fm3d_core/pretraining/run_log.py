@@ -62,6 +62,29 @@ class RunLog:
             self._writer.close()
 
 
+class Window:
+    """Figures of the steps since the last line, for their means.
+
+    Args:
+        sums, steps: to go on with, of a resumed run.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, steps: int = 0) -> None:
+        self.sums, self.steps = dict(sums or {}), steps
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """The figures of one step."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Over the steps that were added; begins anew."""
+        found = {name: value / self.steps for name, value in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return found
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line that a killed process left half-written is dropped."""
     records = []

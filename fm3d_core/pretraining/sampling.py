@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fm3d_core.pretraining.objective import Place
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class EndlessSampler:
                 batch.append(self._draw(position, start))
                 position += self.world_size
             yield batch
+
+    @classmethod
+    def of(cls, place: Place, size: int) -> EndlessSampler:
+        """For one process of a run."""
+        return cls(size, place.batch_size, seed=place.seed, rank=place.rank, world_size=place.world_size)
 
     @property
     def epoch(self) -> int:

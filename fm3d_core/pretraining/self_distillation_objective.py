@@ -14,12 +14,12 @@ from torch import nn
 from fm3d_core.errors import SettingsError
 from fm3d_core.models.vit import VisionTransformer3D
 from fm3d_core.models.zoo import check_preset, presets
+from fm3d_core.pretraining.flops import step_flops
 from fm3d_core.pretraining.initial_weights import InitialWeights, load_initial_weights
-from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings
+from fm3d_core.pretraining.loading import NamedBatch, ViewSettings, crop_loader
 from fm3d_core.pretraining.masking import MaskSettings
 from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.parameter_groups import parameter_groups, set_step_values
-from fm3d_core.pretraining.sampling import EndlessSampler
 from fm3d_core.pretraining.schedules import ScheduleSettings, StepValues
 from fm3d_core.pretraining.self_distillation import SelfDistillation, SelfDistillationSettings
 from fm3d_core.volumes.crop_store import CropStore
@@ -93,11 +93,12 @@ class SelfDistillationObjective(Objective):
 
     Args:
         settings: of the run.
+        batch_size: of one process and round, for the count of operations.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, batch_size: int = 1) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.batch_size = settings, batch_size
         self.model = SelfDistillation(settings.backbone.build(), settings.step)
         self._freeze_idle_heads()
         if settings.initial is not None:
@@ -133,7 +134,8 @@ class SelfDistillationObjective(Objective):
         return groups
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
-        """Learning rates, weight decay, teacher's temperature and momentum of ``step``."""
+        """Learning rates, weight decay, teacher's temperature and momentum of ``step``; Gram anchoring begins."""
+        self.model.before_step(step)
         self._values = values = self.settings.schedule.at(step)
         set_step_values(groups, values)
         return {
@@ -165,25 +167,9 @@ class SelfDistillationObjective(Objective):
         return self._values
 
     def flops_per_sample(self) -> float:
-        """Matrix products of one image: student forward and backward (3 x), teacher forward (1 x).
-
-        A block has 4 C^2 weights in attention and the feed-forward's, each two operations per token, and 4 N^2 C
-        operations in attention itself (Kaplan et al. 2020, table 1). Recomputed products (activation checkpointing,
-        chunked losses) do not count: that is what "model" in model FLOPs utilisation means.
-        """
-        views, student = self.settings.views, self.model.student
-        seen = sum(
-            crops.number * _backbone_flops(student.backbone, crops.size)
-            for crops in (views.global_crops, views.local_crops)
-        )
-        taught = views.global_crops.number * _backbone_flops(student.backbone, views.global_crops.size)
-        classes = views.global_crops.number + views.local_crops.number
-        masked = self.settings.masks.probability * sum(self.settings.masks.ratio) / 2
-        tokens = views.global_crops.number * _patches(student.backbone, views.global_crops.size) * masked
-        heads = 2.0 * _weights(student.dino_head), 2.0 * _weights(student.patch_head)
-        student_heads = classes * heads[0] + tokens * heads[1]
-        teacher_heads = views.global_crops.number * heads[0] + tokens * heads[1]
-        return 3 * (seen + student_heads) + taught + teacher_heads
+        """By formula: see :mod:`fm3d_core.pretraining.flops`."""
+        settings, backbone = self.settings, self.model.student.backbone
+        return step_flops(backbone, settings.step, settings.views, settings.masks, self.batch_size)
 
 
 def build(settings: Settings, data: Path | None, place: Place) -> Built:
@@ -206,34 +192,14 @@ def build(settings: Settings, data: Path | None, place: Place) -> Built:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(place.seed)
-        objective = SelfDistillationObjective(settings)
+        objective = SelfDistillationObjective(settings, place.batch_size)
     store = CropStore(data)
-    sampler = EndlessSampler(
-        len(store), place.batch_size, seed=place.seed, rank=place.rank, world_size=place.world_size
-    )
-    loader = CropLoader(
-        CropDataset(store, settings.views),
-        sampler,
+    loader = crop_loader(
+        store,
+        settings.views,
         objective.model.student.backbone.patch_size,
+        place,
         masks=settings.masks,
         dtype=_DTYPES[settings.crop_dtype],
-        workers=place.workers,
     )
     return Built(objective.train(), loader, settings.schedule.steps, settings.gradient_clip, len(store))
-
-
-def _patches(backbone: VisionTransformer3D, size: tuple[int, int, int]) -> int:
-    x, y, z = (edge // patch for edge, patch in zip(size, backbone.patch_size, strict=True))
-    return x * y * z
-
-
-def _backbone_flops(backbone: VisionTransformer3D, size: tuple[int, int, int]) -> float:
-    patches = _patches(backbone, size)
-    tokens = backbone.leading_tokens + patches
-    products = sum(module.weight.numel() for module in backbone.blocks.modules() if isinstance(module, nn.Linear))
-    attention = 4.0 * tokens * tokens * backbone.width * len(backbone.blocks)
-    return 2.0 * (tokens * products + patches * backbone.patch_embed.proj.weight.numel()) + attention
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)

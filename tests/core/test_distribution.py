@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,19 @@ def test_ci_installs_and_tests_with_the_readmes_own_commands() -> None:
     assert "pytest" in blocks and "\npytest\n" in ci
 
 
-def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
+GUIDES = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))
+}
+
+
+def commands_of(text: str) -> list[tuple[str, str]]:
+    """Each ``fm3d COMMAND`` of the text's bash blocks with what follows it, continued lines joined."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    return re.findall(r"\bfm3d(?:_core\.cli\.main)? ([a-z]+)((?: [^\n#`;&]*)?)", blocks)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_command_and_option_of_a_guide_exists(guide: str, capsys: pytest.CaptureFixture[str]) -> None:
     from fm3d_core.cli.main import main
 
     def help_of(*command: str) -> str:
@@ -52,22 +65,64 @@ def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFix
         assert stopped.value.code == 0
         return capsys.readouterr().out
 
-    used = re.findall(
-        r"fm3d ([a-z]+)((?: [^\n#`;&]*)?)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-    )
-    assert {"demo", "serve", "finetune", "evaluate", "predict", "adapters", "doctor"} <= {name for name, _ in used}
-    for name, rest in used:
-        help_text = help_of(name)
+    helps: dict[tuple[str, ...], str] = {}
+    for name, rest in commands_of(GUIDES[guide]):
+        help_text = helps[(name,)] = helps.get((name,)) or help_of(name)
         first = next(iter(rest.split()), "")
         if f"• {first} " in help_text:  # a command of commands: data scan
-            help_text += help_of(name, first)
+            helps[(name, first)] = helps.get((name, first)) or help_of(name, first)
+            help_text += helps[(name, first)]
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in help_text, f"fm3d {name} has no {option}"
 
 
-def test_every_file_the_readme_points_to_exists() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (REPOSITORY / target).exists(), target
+def test_the_guides_speak_of_every_command_of_a_clinicians_way() -> None:
+    used = {name for name, _ in commands_of(README)}
+    assert {"demo", "serve", "finetune", "evaluate", "predict", "adapters", "doctor"} <= used
+    assert {"data", "pretrain", "finetune", "weights"} <= {
+        name for name, _ in commands_of(GUIDES["docs/pretraining.md"])
+    }
+
+
+def test_the_values_that_the_guide_to_pretraining_sets_are_accepted() -> None:
+    from fm3d_core.pretraining.settings import read_configuration, shipped_configurations
+    from fm3d_core.pretraining.slurm import parse_slurm
+
+    guide = GUIDES["docs/pretraining.md"]
+    for name, rest in commands_of(guide):
+        words = rest.split()
+        if name == "pretrain" and words and words[0] in shipped_configurations():
+            values = [value for option, value in pairwise(words) if option == "--set"]
+            read_configuration(words[0], values)
+            for option, value in pairwise(words):
+                if option == "--slurm":
+                    parse_slurm(value)
+    for value in re.findall(r"`((?:settings|run)\.[a-z_.]+=[^`]+)`", guide):
+        kind = "partial_labels_small" if "label_maps" in value else "small_cpu"
+        read_configuration(kind, [value])
+
+
+def test_the_tables_of_the_guide_to_pretraining_are_whole() -> None:
+    from dataclasses import fields
+
+    from fm3d_core.pretraining.settings import RunSettings, shipped_configurations
+
+    guide = GUIDES["docs/pretraining.md"]
+    configurations = guide.split("## Configurations")[1].split("## ")[0]
+    assert set(re.findall(r"^\| `([a-z0-9_]+)` \|", configurations, re.MULTILINE)) == set(shipped_configurations())
+    options = re.findall(
+        r"^\| `(\w+)` \| `([^`]+)` \| (yes)? ?\|", guide.split("## Options of the engine")[1], re.MULTILINE
+    )
+    assert options == [
+        (item.name, str(item.default), "yes" if item.metadata.get("may_change") else "") for item in fields(RunSettings)
+    ]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_file_a_guide_points_to_exists(guide: str) -> None:
+    folder = (REPOSITORY / guide).parent
+    for target in re.findall(r"\]\(([^)#]+)\)", GUIDES[guide]):
+        assert target.startswith("https://") or (folder / target).exists(), target
 
 
 def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

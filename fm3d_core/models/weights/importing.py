@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from functools import cache
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
+from fm3d_core.models.weights.pretrained import told_by
 from fm3d_core.models.weights.shipped_weights import shipped_weights
-from fm3d_core.models.weights.store import WeightCard, keep_weights, read_header, weight_cards
+from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards
 from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, meaning, presets
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def import_checkpoint(
 
     path = Path(path)
     content = read_checkpoint(path)
-    told = None if id is not None else _preset_told(path)
+    told = None if id is not None else told_by(path)
     if told is not None:
-        return _keep_own(content, path, backbone or told, input_channels, may_fold=may_fold)
+        # a file that fits no preset is of its own options, unless the user insists on a preset
+        options = told.options if backbone in (None, told.preset) else None
+        return _keep_own(content, path, backbone or told.preset, input_channels, options, may_fold=may_fold)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
         chosen = backbone or entry.backbone
@@ -159,71 +163,93 @@ def import_own(path: str | Path, preset: str, input_channels: int = 1) -> Weight
     return _keep_own(read_checkpoint(path), Path(path), preset, input_channels)
 
 
-def expected_tensors(preset: str, input_channels: int = 1) -> dict[str, torch.Tensor]:
+def expected_tensors(preset: str, input_channels: int = 1, options: str | None = None) -> dict[str, torch.Tensor]:
     """Names, shapes and dtypes of a preset's tensors; they hold no memory.
+
+    Args:
+        options: of its class, in place of the preset's, as JSON.
 
     Raises:
         SettingsError: unknown preset.
     """
     check_preset(preset)
-    return _blueprint(preset, input_channels)[0]
+    return _blueprint(preset, input_channels, options)[0]
 
 
 @cache
-def _blueprint(preset: str, input_channels: int = 1) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _blueprint(
+    preset: str, input_channels: int = 1, options: str | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """A preset's tensors, on the meta device, and the options that give them their meaning."""
     import torch
 
     # MONAI's Swin UNETR computes with tensors while it is built and cannot be built without memory
     place = "cpu" if presets()[preset]["class"] == "SwinUNETRBackbone" else "meta"
     with torch.device(place):
-        backbone = create_backbone(BackboneSpec(preset, input_channels))
+        backbone = create_backbone(
+            BackboneSpec(preset, input_channels), None if options is None else json.loads(options)
+        )
     state: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
     return {name: tensor.to("meta") for name, tensor in state.items()}, meaning(backbone.config)
 
 
-def _preset_told(path: Path) -> str | None:
-    """The preset that the header of a backbone.safetensors of ``fm3d pretrain`` names."""
-    try:
-        told = read_header(path).get("preset")
-    except (WeightsError, AttributeError):  # a torch file, or somebody else's header
-        return None
-    return told if told in presets() else None
-
-
 def _keep_own(
-    content: dict[str, Any], path: Path, preset: str, input_channels: int, *, may_fold: bool = False
+    content: dict[str, Any],
+    path: Path,
+    preset: str,
+    input_channels: int,
+    options: str | None = None,
+    *,
+    may_fold: bool = False,
 ) -> WeightCard:
     check_preset(preset)
     wrapper = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), dict)), None)
     layout = WeightEntry(
-        id=preset, backbone=preset, wrapper=wrapper, encoder=".", unused=".", properties=_blueprint(preset)[1]
+        id=preset,
+        backbone=preset,
+        wrapper=wrapper,
+        encoder=".",
+        unused=".",
+        properties=_blueprint(preset, 1, options)[1],
     )
     if may_fold and input_channels > 1:
-        input_channels = _channels_of(layout, content, path, preset, input_channels)
-    return _convert(layout, content, path, preset, input_channels, id=None)
+        input_channels = _channels_of(layout, content, path, preset, input_channels, options)
+    return _convert(layout, content, path, preset, input_channels, id=None, options=options)
 
 
-def _channels_of(entry: WeightEntry, content: dict[str, Any], path: Path, preset: str, wanted: int) -> int:
+def _channels_of(
+    entry: WeightEntry, content: dict[str, Any], path: Path, preset: str, wanted: int, options: str | None = None
+) -> int:
     """1 if every tensor whose shape depends on the image's channels has that of one channel, else ``wanted``."""
     from fm3d_core.models.weights.landing import rename
 
-    one, several = expected_tensors(preset), expected_tensors(preset, wanted)
+    one, several = expected_tensors(preset, 1, options), expected_tensors(preset, wanted, options)
     shapes = {ours: tensor.shape for ours, (_, tensor) in rename(entry, content, path).items()}
     first = [name for name, tensor in one.items() if tensor.shape != several[name].shape and name in shapes]
     return 1 if first and all(shapes[name] == one[name].shape for name in first) else wanted
 
 
 def _convert(
-    entry: WeightEntry, content: dict[str, Any], path: Path, preset: str, input_channels: int, *, id: str | None
+    entry: WeightEntry,
+    content: dict[str, Any],
+    path: Path,
+    preset: str,
+    input_channels: int,
+    *,
+    id: str | None,
+    options: str | None = None,
 ) -> WeightCard:
     from fm3d_core.models.weights.landing import land
 
-    _check_family(entry, preset)
-    tensors, report = land(entry, content, expected_tensors(preset, input_channels), path)
+    if options is None:
+        _check_family(entry, preset)
+    tensors, report = land(entry, content, expected_tensors(preset, input_channels, options), path)
+    header: dict[str, Any] = {"properties": dict(entry.properties), "random": list(report.random)}
+    if options is not None:
+        header["options"] = json.loads(options)
     return keep_weights(
         tensors,
-        {"properties": dict(entry.properties), "random": list(report.random)},
+        header,
         path,
         id=id,
         backbone=preset,

@@ -18,12 +18,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When the alarm is raised. They lie far from what healthy runs show: an alarm means stop, not watch.
+    """When the alarm is raised: it means stop, not watch.
+
+    Tried on runs of small_cpu's kind (ViT of 6 blocks, 512 prototypes, 174 hippocampus volumes). Healthy, steps 50 to
+    350: rank of whole crops 3.5 rising to 8.4, relative entropy 0.988 to 0.9992, of the mean the same. Without
+    centering and with a teacher temperature of 0.02, steps 40 to 160: entropy of the mean 0.0007 to 0.0001, rank 4.2
+    falling to 1.9. Without centering and with 0.5, the same steps: relative entropy 0.979 to 0.997, rank 4.5 falling
+    to 1.8. So a nearly flat distribution is no sign by itself; together with a low rank it is.
 
     Attributes:
         rank: least effective rank of whole crops and of patches; 1 is a line.
         entropy_of_mean: least entropy of the mean assignment over log K; less is a handful of prototypes for all.
-        entropy: largest mean entropy over log K; more is the flat distribution for all.
+        entropy: mean entropy over log K above which the distribution is flat for all; counts where the effective rank
+            is below ``flat_rank``, too.
         spread: least deviation of features from their mean over their length.
         grace: steps without an alarm for ``spread``: LayerScale starts at 1e-5, so class tokens of a fresh ViT are
             nearly equal.
@@ -31,7 +38,8 @@ class Thresholds:
 
     rank: float = 1.5
     entropy_of_mean: float = 0.05
-    entropy: float = 0.999
+    entropy: float = 0.99
+    flat_rank: float = 2.5
     spread: float = 1e-3
     grace: int = 2000
 
@@ -59,17 +67,19 @@ class CollapseAlarm:
 
     def signs(self, figures: dict[str, float], step: int) -> list[str]:
         """What is out of bounds, in words."""
-        limits = self.thresholds
+        limits, found = self.thresholds, []
         least = {"rank_": limits.rank, "relative_entropy_of_mean_": limits.entropy_of_mean}
-        most = {"relative_entropy_": limits.entropy}
         if step >= limits.grace:
             least["spread_"] = limits.spread
-        found = []
         for part in ("whole", "patches"):
-            pairs = [(f"{name}{part}", limit, -1) for name, limit in least.items()]
-            pairs += [(f"{name}{part}", limit, 1) for name, limit in most.items()]
-            for name, limit, sign in pairs:
-                value = figures.get(name)
-                if value is not None and sign * value > sign * limit:
-                    found.append(f"{name} {value:.3g} is {'above' if sign > 0 else 'below'} {limit:g}")
+            for name, limit in least.items():
+                value = figures.get(f"{name}{part}")
+                if value is not None and value < limit:
+                    found.append(f"{name}{part} {value:.3g} is below {limit:g}")
+            entropy, rank = figures.get(f"relative_entropy_{part}", 0.0), figures.get(f"rank_{part}", 1.0)
+            if entropy > limits.entropy and rank < limits.flat_rank:
+                found.append(
+                    f"relative_entropy_{part} {entropy:.3g} is above {limits.entropy:g} and rank_{part} {rank:.3g} "
+                    f"below {limits.flat_rank:g}"
+                )
         return found

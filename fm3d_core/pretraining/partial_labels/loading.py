@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from fm3d_core.pretraining.batches import Batch
 from fm3d_core.pretraining.endless_loading import EndlessLoader, SubstitutingDataset
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.partial_labels.balanced_sampling import BalancedDraw, BalancedSampler
@@ -35,7 +36,7 @@ class LabelledSample:
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(Batch):
     """Crops of several volumes.
 
     Attributes:
@@ -51,24 +52,6 @@ class LabelledBatch:
     annotated: torch.Tensor
     names: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> LabelledBatch:
-        """The same on another device."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            annotated=self.annotated.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> LabelledBatch:
-        """The same in memory that a GPU copies from quickly."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=self.labels.pin_memory(),
-            annotated=self.annotated.pin_memory(),
-        )
 
 
 class LabelledDataset(SubstitutingDataset[BalancedDraw, LabelledSample]):
@@ -112,7 +95,9 @@ class LabelledDataset(SubstitutingDataset[BalancedDraw, LabelledSample]):
         members = self.members[self.cases[draw.index][1]]
         return members[int(torch.randint(len(members), (), generator=generator))]
 
-    def sample(self, index: int, generator: torch.Generator, unreadable: tuple[str, ...]) -> LabelledSample:
+    def sample(
+        self, index: int, draw: BalancedDraw, generator: torch.Generator, unreadable: tuple[str, ...]
+    ) -> LabelledSample:
         case, owner = self.cases[index]
         images, labels = draw_crops(self._reader, case, self.crops, generator)
         return LabelledSample(case.name, images, labels, self.annotated[owner], unreadable)
@@ -140,4 +125,4 @@ def labelled_loader(
     sampler = BalancedSampler(
         dataset.groups(sets), place.batch_size, seed=place.seed, rank=place.rank, world_size=place.world_size
     )
-    return EndlessLoader(dataset, sampler, collate, workers=place.workers)
+    return EndlessLoader(dataset, sampler, collate, place)

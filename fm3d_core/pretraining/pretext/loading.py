@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
+from fm3d_core.pretraining.batches import Batch
 from fm3d_core.pretraining.crops import CropSettings, draw_box, read_crop
 from fm3d_core.pretraining.endless_loading import EndlessLoader, SubstitutingDataset
 from fm3d_core.pretraining.objective import Place
@@ -35,7 +36,7 @@ class ViewPair:
 
 
 @dataclass(frozen=True)
-class ViewBatch:
+class ViewBatch(Batch):
     """Pairs of views of N crops: the first views of all crops, then the second ones.
 
     Attributes:
@@ -51,15 +52,6 @@ class ViewBatch:
     quarters: torch.Tensor
     names: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ViewBatch:
-        """The same on another device."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            hidden=self.hidden.to(device, non_blocking=non_blocking),
-            quarters=self.quarters.to(device, non_blocking=non_blocking),
-        )
 
 
 class ViewDataset(SubstitutingDataset[Draw, ViewPair]):
@@ -83,7 +75,7 @@ class ViewDataset(SubstitutingDataset[Draw, ViewPair]):
     def substitute(self, draw: Draw, generator: torch.Generator) -> int:
         return int(torch.randint(len(self.store), (), generator=generator))
 
-    def sample(self, index: int, generator: torch.Generator, unreadable: tuple[str, ...]) -> ViewPair:
+    def sample(self, index: int, draw: Draw, generator: torch.Generator, unreadable: tuple[str, ...]) -> ViewPair:
         volume = self.store.volumes[index]
         frame = int(torch.randint(len(volume.frames), (), generator=generator))
         box = draw_box(volume.shape, self.crop, generator)
@@ -113,7 +105,5 @@ def collate(samples: Sequence[ViewPair]) -> ViewBatch:
 
 def view_loader(store: CropStore, crop: CropSettings, cut_out: CutOutSettings, place: Place) -> ViewLoader:
     """The loader of one process."""
-    sampler = EndlessSampler(
-        len(store), place.batch_size, seed=place.seed, rank=place.rank, world_size=place.world_size
-    )
-    return EndlessLoader(ViewDataset(store, crop, cut_out), sampler, collate, workers=place.workers)
+    sampler = EndlessSampler.of(place, len(store))
+    return EndlessLoader(ViewDataset(store, crop, cut_out), sampler, collate, place)

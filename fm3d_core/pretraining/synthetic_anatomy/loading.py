@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from fm3d_core.errors import SettingsError
 from fm3d_core.models.voxel_features import draw_voxels
+from fm3d_core.pretraining.batches import Batch
+from fm3d_core.pretraining.endless_loading import EndlessLoader
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.sampling import Draw
 from fm3d_core.pretraining.synthetic_anatomy.anatomy import draw_anatomy
@@ -65,7 +67,7 @@ class PairSample:
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(Batch):
     """B samples.
 
     Attributes:
@@ -80,13 +82,6 @@ class PairBatch:
     voxels: torch.Tensor
     names: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
-        """The same on another device."""
-        images, labels, voxels = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.labels, self.voxels)
-        )
-        return PairBatch(images, labels, voxels, self.names)
 
 
 def draw_pair(seed: int, number: int, size: Size, settings: PairSettings) -> PairSample:
@@ -109,7 +104,7 @@ class PairDataset(Dataset[PairSample]):
     def __init__(self, settings: PairSettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
 
-    def __getitem__(self, key: tuple[int, Size]) -> PairSample:
+    def __getitem__(self, key: Key) -> PairSample:
         number, size = key
         return draw_pair(self.seed, number, size, self.settings)
 
@@ -125,60 +120,46 @@ def collate_pairs(samples: Sequence[PairSample]) -> PairBatch:
     )
 
 
-class PairLoader:
-    """Batches without end; the ranks share one sequence of samples, as in EndlessSampler.
-
-    Args:
-        settings: of the samples.
-        place: of this process.
-    """
-
-    def __init__(self, settings: PairSettings, place: Place) -> None:
-        self._sampler = _Numbers(settings.sizes, place)
-        self._loader = DataLoader(
-            PairDataset(settings, place.seed),
-            batch_sampler=self._sampler,
-            num_workers=place.workers,
-            collate_fn=collate_pairs,
-            prefetch_factor=4 if place.workers else None,
-        )
-
-    def __iter__(self) -> Iterator[PairBatch]:
-        for batch in self._loader:
-            self._sampler.consumed()
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many samples all ranks have taken, and the seed."""
-        return {"position": self._sampler.position, "seed": self._sampler.place.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; call it before iterating.
-
-        Raises:
-            SettingsError: the state belongs to another seed.
-        """
-        if state["seed"] != self._sampler.place.seed:
-            raise SettingsError(
-                f"the run to resume has the seed {state['seed']}, this one {self._sampler.place.seed}",
-                remedy="Resume with the seed it was started with, or start a new run",
-            )
-        self._sampler.position = int(state["position"])
+Key = tuple[int, Size]
+PairLoader = EndlessLoader[Key, PairSample, PairBatch]
 
 
-class _Numbers(Sampler[list[tuple[int, Size]]]):
+def pair_loader(settings: PairSettings, place: Place) -> PairLoader:
+    """Batches without end; the ranks share one sequence of samples, as in EndlessSampler."""
+    dataset, sampler = PairDataset(settings, place.seed), PairSampler(settings.sizes, place)
+    return EndlessLoader(dataset, sampler, collate_pairs, place, prefetch=4)
+
+
+class PairSampler:
     """Batches of (sample number, size): rank r of W takes r, r + W, ...; all ranks have the same size in a step."""
 
     def __init__(self, sizes: Sequence[Size], place: Place) -> None:
         self.sizes, self.place, self.position = sizes, place, 0
 
-    def __iter__(self) -> Iterator[list[tuple[int, Size]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         place, start = self.place, self.position
         while True:
             size = self.sizes[Draw(place.seed, 0, start).stream("size") % len(self.sizes)]
             yield [(start + place.rank + i * place.world_size, size) for i in range(place.batch_size)]
             start += place.batch_size * place.world_size
 
-    def consumed(self) -> None:
-        """Tell that every rank has taken a batch."""
-        self.position += self.place.batch_size * self.place.world_size
+    def consumed(self, batches: int = 1) -> None:
+        """Tell that every rank has taken so many batches."""
+        self.position += batches * self.place.batch_size * self.place.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples all ranks have taken, and the seed."""
+        return {"position": self.position, "seed": self.place.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            SettingsError: the state belongs to another seed.
+        """
+        if state["seed"] != self.place.seed:
+            raise SettingsError(
+                f"the run to resume has the seed {state['seed']}, this one {self.place.seed}",
+                remedy="Resume with the seed it was started with, or start a new run",
+            )
+        self.position = int(state["position"])

@@ -20,7 +20,7 @@ from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.schedules import CosineSchedule
 from fm3d_core.pretraining.synthetic_anatomy.contrast import supervised_contrast
-from fm3d_core.pretraining.synthetic_anatomy.loading import PairBatch, PairLoader, PairSettings
+from fm3d_core.pretraining.synthetic_anatomy.loading import PairBatch, PairSettings, pair_loader
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def build(settings: Settings, data: Path | None, place: Place) -> Built:
         raise SettingsError("synthetic anatomies need no data", path=data, remedy="Leave --data out")
     return Built(
         SyntheticContrast(settings, place.seed),
-        PairLoader(settings.pairs, place),
+        pair_loader(settings.pairs, place),
         settings.steps,
         settings.gradient_clip,
     )

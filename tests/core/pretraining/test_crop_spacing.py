@@ -11,9 +11,9 @@ import torch
 
 from fm3d_core.pretraining.augmentations import AugmentationSettings, augment, augment_with_axes
 from fm3d_core.pretraining.crops import Box, CropSettings
-from fm3d_core.pretraining.loading import CropDataset, CropLoader, ViewSettings
+from fm3d_core.pretraining.loading import ViewSettings, crop_loader
 from fm3d_core.pretraining.masking import MaskSettings, collate_crops
-from fm3d_core.pretraining.sampling import EndlessSampler
+from fm3d_core.pretraining.objective import Place
 from fm3d_core.volumes import write_synthetic_cases
 from fm3d_core.volumes.crop_store import CropStore
 from fm3d_core.volumes.crop_store_building import build_crop_store
@@ -46,8 +46,7 @@ def test_a_batch_has_the_voxel_sizes_in_the_order_of_its_crops(tmp_path: Path) -
     whole = CropSettings((14, 14, 14), 2, (1, 1), (1, 1), aspect=(0.5, 2.0))
     part = CropSettings((7, 7, 7), 3, (1, 1), (1, 1), aspect=(0.5, 2.0))
     plain = AugmentationSettings(global_crops=((),), local_crops=(), flip=0.3, rotate=0)
-    sampler = EndlessSampler(3, 2, seed=1)
-    loader = CropLoader(CropDataset(store, ViewSettings(whole, part, plain)), sampler, (7, 7, 7))
+    loader = crop_loader(store, ViewSettings(whole, part, plain), (7, 7, 7), Place(batch_size=2, seed=1))
     batch = next(iter(loader))
     crops = batch.crops.to("cpu")
     assert crops.global_spacing is not None and crops.local_spacing is not None

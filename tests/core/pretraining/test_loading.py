@@ -12,8 +12,9 @@ import torch
 from fm3d_core.errors import VolumeError
 from fm3d_core.pretraining.augmentations import AugmentationSettings
 from fm3d_core.pretraining.crops import CropSettings
-from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings
-from fm3d_core.pretraining.sampling import Draw, EndlessSampler
+from fm3d_core.pretraining.loading import CropDataset, CropLoader, NamedBatch, ViewSettings, crop_loader
+from fm3d_core.pretraining.objective import Place
+from fm3d_core.pretraining.sampling import Draw
 from fm3d_core.volumes import write_synthetic_cases
 from fm3d_core.volumes.crop_store import CropStore, volume_folder
 from fm3d_core.volumes.crop_store_building import build_crop_store
@@ -37,8 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> CropStore:
 
 
 def loader(store: CropStore, workers: int, views: ViewSettings = VIEWS, batch_size: int = 2) -> CropLoader:
-    sampler = EndlessSampler(len(store), batch_size, seed=7)
-    return CropLoader(CropDataset(store, views), sampler, (8, 8, 8), workers=workers)
+    return crop_loader(store, views, (8, 8, 8), Place(batch_size=batch_size, seed=7, workers=workers))
 
 
 def take(source: CropLoader, count: int) -> list[NamedBatch]:
@@ -127,6 +127,26 @@ def test_an_unreadable_volume_is_replaced_named_and_the_same_each_time(store: Cr
 
 
 def test_the_type_of_the_crops_can_be_float16(store: CropStore) -> None:
-    sampler = EndlessSampler(len(store), 2)
-    half = CropLoader(CropDataset(store, VIEWS), sampler, (8, 8, 8), dtype=torch.float16)
+    half = crop_loader(store, VIEWS, (8, 8, 8), Place(batch_size=2), dtype=torch.float16)
     assert take(half, 1)[0].crops.global_crops.dtype == torch.float16
+
+
+def test_a_batch_moves_as_a_whole_and_what_is_no_tensor_stays(
+    store: CropStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = take(loader(store, 0), 1)[0]
+    moved = batch.to("meta", non_blocking=True)
+    tensors = [moved.crops.global_crops, moved.crops.local_crops, moved.crops.global_spacing, moved.crops.masks.weights]
+    assert all(tensor is not None and tensor.device.type == "meta" for tensor in tensors)
+    assert (moved.names, moved.crops.batch) == (batch.names, batch.crops.batch)
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(id(tensor)) or tensor)
+    batch.pin_memory()
+    assert len(pinned) == 7  # crops and spacings of both sizes, three tensors of the masks
+
+
+def test_worker_processes_are_started_in_one_place_alone() -> None:
+    """What a worker must know (signals, pinned memory) is said once."""
+    package = Path(__file__).resolve().parents[3] / "fm3d_core" / "pretraining"
+    users = [path.name for path in package.rglob("*.py") if "DataLoader(" in path.read_text(encoding="utf-8")]
+    assert users == ["endless_loading.py"]

@@ -13,7 +13,7 @@ from fm3d_core.models.voxel_features import draw_voxels, features_at
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.synthetic_anatomy.anatomy import Anatomy, Blob, Tube, draw_anatomy
 from fm3d_core.pretraining.synthetic_anatomy.contrast import supervised_contrast
-from fm3d_core.pretraining.synthetic_anatomy.loading import PairLoader, PairSettings, draw_pair
+from fm3d_core.pretraining.synthetic_anatomy.loading import PairSettings, draw_pair, pair_loader
 from fm3d_core.pretraining.synthetic_anatomy.objective import Settings, build
 from fm3d_core.pretraining.synthetic_anatomy.patient import draw_patient
 from fm3d_core.pretraining.synthetic_anatomy.random_numbers import generator_of
@@ -146,23 +146,23 @@ def test_contrast_without_any_partner_is_zero_and_has_no_infinite_gradient() -> 
 
 
 def test_the_loader_resumes_exactly_and_ranks_share_one_sequence() -> None:
-    whole = PairLoader(SMALL, Place(batch_size=2, seed=4))
+    whole = pair_loader(SMALL, Place(batch_size=2, seed=4))
     batches = list(itertools.islice(whole, 4))
-    resumed = PairLoader(SMALL, Place(batch_size=2, seed=4))
-    state = PairLoader(SMALL, Place(batch_size=2, seed=4))
+    resumed = pair_loader(SMALL, Place(batch_size=2, seed=4))
+    state = pair_loader(SMALL, Place(batch_size=2, seed=4))
     list(itertools.islice(state, 2))
     resumed.load_state_dict(state.state_dict())
     following = next(iter(resumed))
     assert following.names == batches[2].names and torch.equal(following.images, batches[2].images)
-    halves = [next(iter(PairLoader(SMALL, Place(rank, 2, 1, seed=4)))) for rank in range(2)]
+    halves = [next(iter(pair_loader(SMALL, Place(rank, 2, 1, seed=4)))) for rank in range(2)]
     assert {name for half in halves for name in half.names} == set(batches[0].names)
     with pytest.raises(SettingsError, match="seed"):
-        PairLoader(SMALL, Place(seed=5)).load_state_dict(state.state_dict())
+        pair_loader(SMALL, Place(seed=5)).load_state_dict(state.state_dict())
 
 
 def test_workers_change_nothing() -> None:
-    alone = next(iter(PairLoader(SMALL, Place(batch_size=2, seed=1))))
-    helped = next(iter(PairLoader(SMALL, Place(batch_size=2, seed=1, workers=1))))
+    alone = next(iter(pair_loader(SMALL, Place(batch_size=2, seed=1))))
+    helped = next(iter(pair_loader(SMALL, Place(batch_size=2, seed=1, workers=1))))
     assert torch.equal(alone.images, helped.images) and torch.equal(alone.voxels, helped.voxels)
 
 

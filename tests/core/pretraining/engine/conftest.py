@@ -70,11 +70,16 @@ def tiny_settings(tiny: Path) -> Callable[..., PretrainSettings]:
     return lambda *overrides: read_configuration(tiny, overrides)
 
 
-def start(*arguments: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
-    """``fm3d`` with these arguments as a process of its own."""
+def start(
+    *arguments: object, launcher: tuple[str, ...] = (sys.executable,), own_group: bool = False
+) -> subprocess.Popen[str]:
+    """``fm3d`` with these arguments as a process of its own, on request in a process group of its own."""
     command = [*launcher, "-m", "fm3d_core.cli.main", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=own_group
+    )
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:

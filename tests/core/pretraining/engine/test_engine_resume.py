@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,34 @@ def test_a_signal_saves_after_the_step_and_says_how_to_go_on(
     if number == signal.SIGTERM:  # once is enough
         finish(start(*command))
         assert curve(run) == curve(unbroken) and same_weights(run, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_saves_though_it_reaches_the_loaders_workers(
+    number: signal.Signals, tiny: Path, crop_store: Path, tmp_path: Path
+) -> None:
+    """What Ctrl-C, ``timeout`` and SLURM send."""
+    run = tmp_path / "run"
+    process = start("pretrain", tiny, "--data", crop_store, "--out", run, "--set", "run.workers=1", own_group=True)
+    wait_for_step(run, 4, process)
+    os.killpg(process.pid, number)
+    assert "which is saved" in finish(process, 75)
+    assert 4 <= Checkpoints(run / "checkpoints").steps()[-1] < 60
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
+def test_workers_end_when_the_training_is_killed(tiny: Path, crop_store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("pretrain", tiny, "--data", crop_store, "--out", run, "--set", "run.workers=1")
+    wait_for_step(run, 4, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    process.kill()
+    process.wait(timeout=60)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < end, "the workers still run"
+        time.sleep(0.1)
 
 
 def test_stopping_within_a_log_window_loses_nothing_of_its_mean(

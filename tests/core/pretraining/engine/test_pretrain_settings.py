@@ -29,8 +29,8 @@ from fm3d_core.pretraining.settings import (
     plain,
     read_configuration,
     shipped_configurations,
-    validated,
 )
+from fm3d_core.pretraining.strict_settings import validated
 
 OWN = ("3dino_vit_large", "3dino_high_resolution", "flare", "small_gpu", "small_cpu")
 
