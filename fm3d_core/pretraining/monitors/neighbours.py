@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fm3d_core.pretraining.monitors.fixed_crops import Features, FixedCrops, Triple, legal_size
+from fm3d_core.volumes.volume_list import UNKNOWN
 
 if TYPE_CHECKING:
     from fm3d_core.pretraining.objective import Objective
@@ -64,7 +65,7 @@ class NeighbourProbe:
         modalities = [crops.volumes[index].modality for index in volumes.tolist()]
         counted = Counter(volume.modality for volume in crops.volumes)
         # others answer: the only volume of its modality would always be wrong
-        names = sorted(name for name, count in counted.items() if name != "unknown" and count > 1)
+        names = sorted(name for name, count in counted.items() if name != UNKNOWN and count > 1)
         known = torch.tensor([name in names for name in modalities])
         if len(names) > 1:
             labels = torch.tensor([names.index(name) for name in modalities if name in names])

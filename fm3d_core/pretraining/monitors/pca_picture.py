@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from fm3d_core.files import atomic_file
 from fm3d_core.pretraining.crops import Box
 from fm3d_core.pretraining.monitors.fixed_crops import FixedVolume, Triple, features_of
+from fm3d_core.volumes.volume_list import UNKNOWN
 
 if TYPE_CHECKING:
     from fm3d_core.pretraining.objective import Objective
@@ -76,6 +77,10 @@ class PCAPicture:
         ]
         draw(folder / f"pca_{step:07d}.png", rows, f"step {step}")
         return {"pca_explained": explained}
+
+
+def _label(volume: FixedVolume) -> str:
+    return volume.name if volume.modality == UNKNOWN else f"{volume.name}\n{volume.modality}"
 
 
 def proportional_size(volume: FixedVolume, edge: int, multiple: Triple) -> tuple[Triple, tuple[float, float, float]]:
