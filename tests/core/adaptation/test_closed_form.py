@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -110,7 +108,7 @@ def test_stopping_and_other_heads() -> None:
 
 
 def test_one_step_already_segments_real_volumes(shared_data) -> None:
-    """Hippocampus: after a single step of training a head drawn at random knows next to nothing."""
+    """Hippocampus with the weights that ship: one step after a head drawn at random knows next to nothing."""
     from fm3d_core.inference import Predictor
     from fm3d_core.volumes import read_label, read_volume
 
@@ -125,7 +123,7 @@ def test_one_step_already_segments_real_volumes(shared_data) -> None:
 
     scores = {}
     for closed_form in (True, False):
-        settings = FinetuneSettings(steps=1, closed_form=closed_form, weights=Path("random"))
+        settings = FinetuneSettings(steps=1, closed_form=closed_form)
         predictor = Predictor(finetune(cases, task, settings, progress=watch))
         found = predictor.segment(read_volume(folder / "images/hippocampus_015.nii.gz"))
         truth = read_label(folder / "labels/hippocampus_015.nii.gz").array
@@ -133,4 +131,4 @@ def test_one_step_already_segments_real_volumes(shared_data) -> None:
             [2 * ((found == v) & (truth == v)).sum() / ((found == v).sum() + (truth == v).sum()) for v in (1, 2)]
         )
     assert "solving the head" in stages
-    assert scores[True] > scores[False] + 0.15, scores
+    assert scores[True] > 0.4 and scores[False] < 0.2, scores
