@@ -105,7 +105,11 @@ def measure(settings: Benchmark, form: Form) -> dict[str, Any]:
     """Losses and gradient norms of the first step, CPU seconds of the fastest of ``settings.steps`` further ones."""
     import torch
 
+    from fm3d_core.models import linear
+
     torch.set_num_threads(1)
+    if form == "plain":  # torch's own linear layers
+        linear.onednn_is_quicker = lambda: False
     model, batch = build(settings)
     step = losses_of(form)
     optimiser = torch.optim.AdamW(model.student.parameters(), lr=1e-5, fused=True if form == "FM3D" else None)

@@ -78,10 +78,9 @@ class _OneDNNLinear(torch.autograd.Function):
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         to_input = to_weight = to_bias = None
         if needs_input:
-            to_input = _product(rows, weight.T.contiguous()).reshape(input.shape)
+            to_input = _product(rows, weight.T).reshape(input.shape)  # oneDNN takes transposed matrices as they are
         if needs_weight:
-            seen = input.reshape(-1, input.shape[-1])
-            to_weight = _product(rows.T.contiguous(), seen.T.contiguous())
+            to_weight = _product(rows.T, input.reshape(-1, input.shape[-1]).T)
         if ctx.has_bias and needs_bias:
             to_bias = rows.sum(0)
         return to_input, to_weight, to_bias

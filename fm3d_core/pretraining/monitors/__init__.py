@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fm3d_core.pretraining.objective import Objective
 
 _EDGE = 96  # voxels of a crop where the settings name none
+_LARGEST_PICTURE = 128  # voxels
 
 
 class Monitor(Protocol):
@@ -46,11 +47,14 @@ def monitors_for(objective_kind: str, settings: Any, data: Path | None) -> list[
 
     is_store = data is not None and (Path(data) / "crop_store.json").is_file()
     volumes = stored_volumes(Path(data)) if is_store and data is not None else drawn_volumes()
-    crops = FixedCrops(volumes, edge=_edge(settings))
+    edge = _edge(settings)
+    crops = FixedCrops(volumes, edge=edge)
+    # up to twice a crop's edge: much finer than any crop the run learns from, a picture shows what it never saw
+    picture = PCAPicture(volumes, edge=min(2 * edge, _LARGEST_PICTURE))
     signs: list[Any] = [EffectiveRank(crops)]
     if objective_kind == "self_distillation":
         signs.append(TeacherEntropy(crops))
-    return [PCAPicture(volumes), NeighbourProbe(crops), CollapseAlarm(signs)]
+    return [picture, NeighbourProbe(crops), CollapseAlarm(signs)]
 
 
 def _edge(settings: Any) -> int:

@@ -6,6 +6,7 @@ exp(likeness / 0.07), each row left out of its own neighbours.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fm3d_core.pretraining.monitors.fixed_crops import Features, FixedCrops, Triple, legal_size
+from fm3d_core.volumes.volume_list import UNKNOWN
 
 if TYPE_CHECKING:
     from fm3d_core.pretraining.objective import Objective
@@ -43,8 +45,9 @@ class NeighbourProbe:
     """Accuracies of three questions.
 
     ``knn_volume``: which volume is a crop of. ``knn_modality``: which modality, answered by other volumes (where
-    there are two). ``knn_position``: in which eighth of its volume a patch lies, answered by other volumes; 0.125 by
-    chance. Features are centred first, so that what all have in common does not count.
+    there are two modalities of two volumes or more). ``knn_position``: in which eighth of its volume a patch lies,
+    answered by other volumes; 0.125 by chance. Features are centred first, so that what all have in common does not
+    count.
     """
 
     def __init__(self, crops: FixedCrops) -> None:
@@ -60,7 +63,9 @@ class NeighbourProbe:
             most = crops.per_volume - 1
             figures["knn_volume"] = neighbour_accuracy(found.whole, volumes, torch.arange(len(crops)), most)
         modalities = [crops.volumes[index].modality for index in volumes.tolist()]
-        names = sorted({name for name in modalities if name != "unknown"})
+        counted = Counter(volume.modality for volume in crops.volumes)
+        # others answer: the only volume of its modality would always be wrong
+        names = sorted(name for name, count in counted.items() if name != UNKNOWN and count > 1)
         known = torch.tensor([name in names for name in modalities])
         if len(names) > 1:
             labels = torch.tensor([names.index(name) for name in modalities if name in names])

@@ -1,8 +1,10 @@
 """Patch features as colours beside the image: what a backbone sees as alike has one colour.
 
-Oquab et al. 2023 (DINOv2, figure 1): a first principal component parts foreground from background, the first three
-of the foreground are red, green and blue. A component's sign means nothing; here it follows place or brightness, so
-that colours do not jump between steps.
+Oquab et al. 2023 (DINOv2, figure 1): the first three principal components of the foreground's patches are red, green
+and blue. They take as foreground what a component of the features says; here it is what is not empty in the image: it
+is the same in all steps, and tissue stays visible beside volumes that are mostly air. Each volume's mean is taken off
+first, or the colours would only tell CT from MR. A component's sign means nothing; here it follows place or brightness,
+so that colours do not jump between steps.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from torch.nn import functional as F
 from fm3d_core.files import atomic_file
 from fm3d_core.pretraining.crops import Box
 from fm3d_core.pretraining.monitors.fixed_crops import FixedVolume, Triple, features_of
+from fm3d_core.volumes.volume_list import UNKNOWN
 
 if TYPE_CHECKING:
     from fm3d_core.pretraining.objective import Objective
 
 _PANEL_INCHES, _DOTS_PER_INCH = 2.0, 100
 _LEAST_FOREGROUND = 8  # patches; with fewer the mask is dropped
+_EMPTY = -0.8  # a patch is air if its brightest voxel is below this, a tenth of the way from darkest to brightest
 _PLANES = ("axial", "coronal", "sagittal")
 Array = npt.NDArray[Any]
 
@@ -52,7 +56,7 @@ class PCAPicture:
             StorageError: disk full, no permission.
         """
         backbone: Any = objective.pretrained()
-        images, cells, grids = [], [], []
+        images, cells, grids, empty = [], [], [], []
         for volume in self.volumes:
             size, spacing = proportional_size(volume, self.edge, backbone.size_multiple)
             image = volume.read(Box((0, 0, 0), volume.shape), size)
@@ -60,13 +64,23 @@ class PCAPicture:
             images.append(image[0])
             cells.append(found.patches[0])
             grids.append(found.grid)
-        colors, explained = colored(cells, [hints(image, grid) for image, grid in zip(images, grids, strict=True)])
+            empty.append(F.adaptive_max_pool3d(image, found.grid).flatten() < _EMPTY)
+        known = [hints(image, grid) for image, grid in zip(images, grids, strict=True)]
+        colors, explained = colored(cells, known, empty)
         rows = [
-            (volume.name, in_ras(image.numpy(), volume.axes), in_ras(color.reshape(*grid, 3).numpy(), volume.axes))
+            (
+                f"{volume.name}\n{volume.modality}",
+                in_ras(image.numpy(), volume.axes),
+                in_ras(color.reshape(*grid, 3).numpy(), volume.axes),
+            )
             for volume, image, color, grid in zip(self.volumes, images, colors, grids, strict=True)
         ]
         draw(folder / f"pca_{step:07d}.png", rows, f"step {step}")
         return {"pca_explained": explained}
+
+
+def _label(volume: FixedVolume) -> str:
+    return volume.name if volume.modality == UNKNOWN else f"{volume.name}\n{volume.modality}"
 
 
 def proportional_size(volume: FixedVolume, edge: int, multiple: Triple) -> tuple[Triple, tuple[float, float, float]]:
@@ -86,18 +100,28 @@ def hints(image: torch.Tensor, grid: Triple) -> torch.Tensor:
     return torch.stack([brightness, *(place.flatten() for place in places)], dim=1)
 
 
-def colored(cells: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], float]:
-    """Colours (N, 3) from 0 to 1 of each volume's cells (N, C), black in the background; and the share explained."""
-    rows, hint = torch.cat(list(cells)).double(), torch.cat(list(known)).double()
-    first, _ = components(rows, hint[:, :1], 1)
-    foreground = first[:, 0] > halfway(first[:, 0])
-    if foreground.sum() < _LEAST_FOREGROUND:
-        foreground = torch.ones_like(foreground)
-    scores, explained = components(rows[foreground], hint[foreground], 3)
+def colored(
+    cells: Sequence[torch.Tensor], known: Sequence[torch.Tensor], empty: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], float]:
+    """Colours (N, 3) from 0 to 1 of each volume's cells (N, C), and the share of their variance that these show.
+
+    Args:
+        cells: features.
+        known: hints (N, h) for the components' signs.
+        empty: (N,) bool: cells that stay black, unless hardly any others are there.
+    """
+    kept = [~air if (~air).sum() >= _LEAST_FOREGROUND else torch.ones_like(air) for air in empty]
+    rows = torch.cat([(cell[keep] - cell[keep].mean(dim=0)).double() for cell, keep in zip(cells, kept, strict=True)])
+    hint = torch.cat([row[keep].double() for row, keep in zip(known, kept, strict=True)])
+    scores, explained = components(rows, hint, 3)
     low, high = torch.quantile(scores, 0.02, dim=0), torch.quantile(scores, 0.98, dim=0)
-    colors = torch.zeros(len(rows), 3)
-    colors[foreground] = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).float()
-    return list(colors.split([len(cell) for cell in cells])), explained
+    shown = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).float()
+    colors = []
+    for keep, part in zip(kept, shown.split([int(keep.sum()) for keep in kept]), strict=True):
+        color = torch.zeros(len(keep), 3)
+        color[keep] = part
+        colors.append(color)
+    return colors, explained
 
 
 def components(rows: torch.Tensor, hint: torch.Tensor, count: int) -> tuple[torch.Tensor, float]:
@@ -114,17 +138,6 @@ def components(rows: torch.Tensor, hint: torch.Tensor, count: int) -> tuple[torc
     signs = torch.where(strongest < 0, -1.0, 1.0)
     energy = values.square()
     return scores * signs, float(energy[:count].sum() / energy.sum().clamp(min=1e-300))
-
-
-def halfway(scores: torch.Tensor) -> torch.Tensor:
-    """The threshold halfway between the means of what lies below and above it (Ridler and Calvard 1978)."""
-    threshold = scores.mean()
-    for _ in range(20):
-        above = scores > threshold
-        if not above.any() or above.all():
-            break
-        threshold = (scores[above].mean() + scores[~above].mean()) / 2
-    return threshold
 
 
 def in_ras(values: Array, axes: Triple) -> Array:
@@ -159,6 +172,7 @@ def draw(path: Path, rows: Sequence[tuple[str, Array, Array]], title: str) -> No
         panel.set_yticks([])
     for index, plane_name in enumerate(_PLANES):
         axes[0][2 * index].set_title(plane_name)
+        axes[0][2 * index + 1].set_title("features")
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:

@@ -32,7 +32,7 @@ from fm3d_core.pretraining.settings import (
 )
 from fm3d_core.pretraining.strict_settings import validated
 
-OWN = ("3dino_vit_large", "3dino_high_resolution", "flare", "small_gpu", "small_cpu")
+OWN = ("3dino_vit_large", "3dino_high_resolution", "flare", "small_gpu", "small_cpu", "small_cpu_patch8")
 
 
 def own(name: str, *overrides: str) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fm3d_core.pretraining.monitors import monitors_for
 from fm3d_core.pretraining.monitors.collapse import CollapseAlarm
 from fm3d_core.pretraining.monitors.effective_rank import effective_rank, spread
 from fm3d_core.pretraining.monitors.fixed_crops import FixedCrops, drawn_volumes, stored_volumes
-from fm3d_core.pretraining.monitors.neighbours import neighbour_accuracy, octants
+from fm3d_core.pretraining.monitors.neighbours import NeighbourProbe, neighbour_accuracy, octants
 from fm3d_core.pretraining.monitors.pca_picture import colored, components, in_ras, plane, proportional_size
 from fm3d_core.pretraining.monitors.teacher_entropy import entropies
 from fm3d_core.pretraining.objective import Objective
@@ -190,12 +191,34 @@ def test_colours_do_not_change_when_features_are_mirrored_and_the_background_is_
     brightness = torch.cat([torch.full((20,), -1.0), torch.linspace(0, 1, 30)])
     hint = torch.stack([brightness, *torch.randn(3, 50)], dim=1)
     cells = torch.outer(brightness, torch.randn(8)) * 3 + torch.randn(50, 8) * 0.3
-    (first,), explained = colored([cells], [hint])
-    (mirrored,), _ = colored([-cells], [hint])
+    empty = brightness < 0
+    (first,), explained = colored([cells], [hint], [empty])
+    (mirrored,), _ = colored([-cells], [hint], [empty])
     torch.testing.assert_close(first, mirrored)
     assert (first[:20] == 0).all() and (first[20:].amax(dim=1) > 0).all() and 0 < explained <= 1
+    (whole,), _ = colored([cells], [hint], [torch.ones(50, dtype=torch.bool)])
+    assert (whole.amax(dim=1) > 0).all()  # nothing but air: all of it is shown
     scores, _ = components(cells.double(), hint.double(), 2)
     assert np.corrcoef(scores[:, 0], brightness)[0, 1] > 0.9
+
+
+def test_colours_show_what_differs_inside_of_volumes_not_between_them() -> None:
+    torch.manual_seed(0)
+    inside = torch.linspace(-1, 1, 40)
+    cells = [torch.outer(inside, torch.randn(8, generator=torch.Generator().manual_seed(1))) + far for far in (0, 50)]
+    hint = torch.stack([inside, *torch.randn(3, 40) * 0.01], dim=1)
+    colors, explained = colored(cells, [hint, hint], [torch.zeros(40, dtype=torch.bool)] * 2)
+    torch.testing.assert_close(colors[0][:, 0], colors[1][:, 0], atol=1e-3, rtol=0)
+    assert colors[0][-1, 0] == 1 and colors[0][0, 0] == 0 and explained > 0.99
+
+
+def test_a_modality_of_a_single_volume_is_not_asked_for(store: Path, tmp_path: Path) -> None:
+    objective, volumes = distilled(layer_scale=1.0), stored_volumes(store)
+    named = [replace(volume, modality=name) for volume, name in zip(volumes, ("MR", "MR", "MR", "CT"), strict=True)]
+    figures = NeighbourProbe(FixedCrops(named, per_volume=2, edge=32))(objective, 1, tmp_path)
+    assert "knn_modality" not in figures and "knn_volume" in figures
+    named[2] = replace(named[2], modality="CT")
+    assert "knn_modality" in NeighbourProbe(FixedCrops(named, per_volume=2, edge=32))(objective, 1, tmp_path)
 
 
 def test_pictures_show_the_patient_as_radiologists_do_and_in_its_proportions(store: Path) -> None:
