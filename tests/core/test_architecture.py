@@ -81,6 +81,7 @@ def _is_network_code(module: str) -> bool:
             "pretraining.augmentations",
             "pretraining.distributed",
             "pretraining.engine",
+            "pretraining.exchange",
             "pretraining.exporting",
             "pretraining.endless_loading",
             "pretraining.loading",

@@ -21,6 +21,7 @@ from fm3d_core.models.weights.importing import choose_weights
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining import engine
 from fm3d_core.pretraining.engine import pretrain
+from fm3d_core.pretraining.flops import step_flops
 from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.run_log import read_metrics
 from fm3d_core.pretraining.self_distillation_objective import Settings, build
@@ -282,13 +283,9 @@ def test_dry_run_and_list_tell_without_training(
         assert ended.value.code == 2 and problem in capsys.readouterr().err
 
 
-def test_the_floating_point_operations_are_those_that_torch_counts(crop_store: Path, tiny_settings: Tiny) -> None:
-    """torch counts every product of a step; the model's own are nearly all of them, without recomputed ones."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    own = validated(Settings, tiny_settings("settings.backbone.options.width=96").settings)
+def test_the_floating_point_operations_are_those_of_the_formula(crop_store: Path, tiny_settings: Tiny) -> None:
+    """What the formula counts, test_flops.py compares with what torch counts."""
+    own = validated(Settings, tiny_settings().settings)
     built = build(own, crop_store, Place(batch_size=4))
-    counter = FlopCounterMode(display=False)
-    with counter:
-        torch.stack(list(built.objective(next(iter(built.loader))).values())).sum().backward()
-    assert built.objective.flops_per_sample() == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
+    expected = step_flops(own.backbone.build(), own.step, own.views, own.masks, 4)
+    assert built.objective.flops_per_sample() == expected > 0
