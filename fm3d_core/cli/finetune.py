@@ -56,6 +56,8 @@ class Finetune:
         stored = self.store.open().save(adapter)
         for reason in adapter.card.left_out:
             console.print(f"Left out: {reason}", soft_wrap=True)
+        backbone = adapter.card.backbone
+        console.print(f"Backbone {backbone.preset}, {_weights_in_words(backbone.weights)}", soft_wrap=True)
         for note in adapter.card.notes:
             console.print(note, soft_wrap=True)
         training = adapter.card.training
@@ -89,3 +91,12 @@ class Finetune:
             )
         cases = [LabeledCase(case.name, case.image, case.label, values) for case in found if case.label is not None]
         return cases, task
+
+
+def _weights_in_words(sha256: str | None) -> str:
+    from fm3d_core.models.weights.shipped_weights import shipped_with_hash
+
+    if sha256 is None:
+        return "random weights"
+    shipped = shipped_with_hash(sha256)
+    return f"weights {shipped.id}, which come with FM3D" if shipped else f"weights {sha256[:8]} (fm3d weights list)"
