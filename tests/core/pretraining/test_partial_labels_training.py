@@ -52,6 +52,7 @@ def data(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(data: Path, **changes: Any) -> Settings:
     values: dict[str, Any] = {
         "backbone": "residual_unet_small",
+        "weights": "fm3d_small",
         "label_maps": str(data / "maps.yaml"),
         "cache": str(data / "cache"),
         "loss": "dice_and_cross_entropy",
@@ -61,7 +62,7 @@ def settings(data: Path, **changes: Any) -> Settings:
         "crops_per_volume": 4,
         "positive": 1.0,
         "turn_probability": 0.0,
-        "learning_rate": 2e-2,
+        "learning_rate": 1e-2,
         "steps": 45,
         "warmup_steps": 3,
     }
@@ -118,8 +119,8 @@ def test_both_groups_of_labels_are_learned_by_one_head(data: Path) -> None:
     optimiser = torch.optim.AdamW(built.objective.parameter_groups())
     losses = steps(built, optimiser, 0, iter(built.loader), 45)
     after = dice_of_groups(built, checks)
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5]), losses
-    assert after["Upper"] > before["Upper"] + 0.1 and after["Kidneys"] > before["Kidneys"] + 0.3, (before, after)
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5]), losses
+    assert after["Upper"] > before["Upper"] + 0.05 and after["Kidneys"] > before["Kidneys"] + 0.3, (before, after)
 
 
 def test_a_stopped_training_goes_on_with_the_same_losses(data: Path) -> None:
@@ -139,7 +140,7 @@ def test_a_stopped_training_goes_on_with_the_same_losses(data: Path) -> None:
 
 
 def test_a_token_backbone_has_the_light_decoder_and_trains_all_it_uses(data: Path) -> None:
-    built = build(settings(data, backbone="vit_tiny", learning_rate=1e-3), data / "sets", Place(batch_size=1))
+    built = build(settings(data, backbone="vit_tiny", weights=None, learning_rate=1e-3), data / "sets", Place(batch_size=1))
     losses = steps(built, torch.optim.AdamW(built.objective.parameter_groups()), 0, iter(built.loader), 1)
     trained = [name for name, parameter in built.objective.named_parameters() if parameter.requires_grad]
     assert losses[0] > 0 and "network.backbone.mask_token" not in trained and len(trained) > 100
