@@ -140,7 +140,9 @@ def test_a_stopped_training_goes_on_with_the_same_losses(data: Path) -> None:
 
 
 def test_a_token_backbone_has_the_light_decoder_and_trains_all_it_uses(data: Path) -> None:
-    built = build(settings(data, backbone="vit_tiny", weights=None, learning_rate=1e-3), data / "sets", Place(batch_size=1))
+    built = build(
+        settings(data, backbone="vit_tiny", weights=None, learning_rate=1e-3), data / "sets", Place(batch_size=1)
+    )
     losses = steps(built, torch.optim.AdamW(built.objective.parameter_groups()), 0, iter(built.loader), 1)
     trained = [name for name, parameter in built.objective.named_parameters() if parameter.requires_grad]
     assert losses[0] > 0 and "network.backbone.mask_token" not in trained and len(trained) > 100

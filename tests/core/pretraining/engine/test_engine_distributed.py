@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import finish, start
+from engine_processes import finish, start
 from safetensors.torch import load_file
 
 from fm3d_core.pretraining.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ def close(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory, crop_store: Path) -> Path:
     """One process, 24 steps."""
     import yaml
-    from conftest import TINY
+    from engine_processes import TINY
 
     folder = tmp_path_factory.mktemp("alone")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import finish, start, wait_for_step
+from engine_processes import finish, start, wait_for_step
 from safetensors.torch import load_file
 
 from fm3d_core.errors import SettingsError, StorageError
@@ -31,7 +31,7 @@ Tiny = Callable[..., PretrainSettings]
 def unbroken(tmp_path_factory: pytest.TempPathFactory, crop_store: Path) -> Path:
     """An unbroken run of the tiny configuration."""
     import yaml
-    from conftest import TINY
+    from engine_processes import TINY
 
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, finish, start
+from engine_processes import TINY, finish, start
 from slurm_cluster import missing, program, slurm_cluster
 
 from fm3d_core.errors import SettingsError
