@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fm3d_core.adaptation.expected_dice import ExpectedDice
 from fm3d_core.errors import AdapterError, FM3DError
 from fm3d_core.files import atomic_folder, sha256_of
 from fm3d_core.models.zoo import BackboneSpec
@@ -48,6 +49,7 @@ class AdapterCard:
         left_out: cases that could not be used, with the reason.
         notes: choices that were made for the user and change what the network sees.
         head: name of the head, see :data:`fm3d_core.tasks.HEADS`.
+        expected_dice: measured on held-out volumes; None where that was not asked for.
         versions: of the libraries that wrote it.
         created: UTC, ISO 8601.
         format: of this card.
@@ -64,6 +66,7 @@ class AdapterCard:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     head: str = "auto"
+    expected_dice: ExpectedDice | None = None
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -82,6 +85,7 @@ class AdapterCard:
         if data.get("format") != FORMAT:
             raise ValueError(f"format {data.get('format')!r} instead of {FORMAT}")
         x, y, z = data["window"]
+        expected = data.get("expected_dice")
         return cls(
             **{
                 **data,
@@ -90,6 +94,7 @@ class AdapterCard:
                 "window": (x, y, z),
                 "cases": tuple(UsedCase(**case) for case in data["cases"]),
                 "left_out": tuple(data["left_out"]),
+                "expected_dice": None if expected is None else ExpectedDice.from_dict(expected),
                 "notes": tuple(data.get("notes", ())),
             }
         )

@@ -59,7 +59,17 @@ class Adapters:
         if not versions:
             console.print(f"No adapters in {store.root}; fm3d finetune makes one", soft_wrap=True)
             return
-        table = Table("", "version", "created (UTC)", "structures", "method", "cases", "loss", title=str(store.root))
+        table = Table(
+            "",
+            "version",
+            "created (UTC)",
+            "structures",
+            "method",
+            "cases",
+            "loss",
+            "expected Dice",
+            title=str(store.root),
+        )
         for stored in versions:
             card = stored.card
             table.add_row(
@@ -70,5 +80,6 @@ class Adapters:
                 f"{card.method}, {card.backbone.preset}",
                 str(len(card.cases)),
                 f"{card.training.get('loss', float('nan')):.3f}",
+                str(card.expected_dice or ""),
             )
         console.print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +29,7 @@ class Finetune:
         cases: names of the cases to learn from, instead of a number.
         labels: the structures to learn, by name; default: all of the folder.
         task: YAML file with labels and preprocessing, instead of labels.
+        cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; doubles the time.
         settings: method, backbone, budget.
         store: where the adapter goes.
     """
@@ -38,6 +39,7 @@ class Finetune:
     cases: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     task: Path | None = None
+    cross_validate: bool = False
     settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = field(default_factory=FinetuneSettings)
     store: Annotated[StoreOption, tyro.conf.arg(name="")] = field(default_factory=StoreOption)
 
@@ -47,12 +49,18 @@ class Finetune:
 
         from fm3d_core.adaptation import finetune
         from fm3d_core.cli.console import progress_bar
+        from fm3d_core.evaluation.cross_validation import check_enough_cases, cross_validate
 
         console = Console()
         cases, task = self._cases_and_task()
         console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({self.settings.method})")
+        if self.cross_validate:
+            check_enough_cases(cases)
         with progress_bar(console) as show:
             adapter = finetune(cases, task, self.settings, progress=show)
+            if self.cross_validate:
+                expected = cross_validate(cases, task, self.settings, progress=show)
+                adapter = replace(adapter, card=replace(adapter.card, expected_dice=expected))
         stored = self.store.open().save(adapter)
         for reason in adapter.card.left_out:
             console.print(f"Left out: {reason}", soft_wrap=True)
@@ -66,6 +74,10 @@ class Finetune:
             f"loss {training['loss']:.3f}. {stored.path}",
             soft_wrap=True,
         )
+        if self.cross_validate:
+            expected = adapter.card.expected_dice
+            said = f"{expected}; {expected.how}" if expected else "unknown: no structure is in two volumes"
+            console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
 
     def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
         from fm3d_core.adaptation import LabeledCase

@@ -42,6 +42,18 @@ def test_finetuning_makes_a_version_and_evaluation_leaves_its_cases_out(
     assert run("evaluate", synthetic_folder, "--store", store, "--out", tmp_path / "evaluation") == 2
 
 
+def test_cross_validation_says_what_dice_to_expect_and_the_list_shows_it(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (synthetic_folder, "--steps", 2, "--device", "cpu", "--store", tmp_path / "store", "--cross-validate")
+    assert run("finetune", *common, "--shots", 1) == 2
+    assert "Label a second volume" in capsys.readouterr().err
+    assert run("finetune", *common, "--shots", 2) == 0
+    assert "Dice to expect on a further volume: 0." in capsys.readouterr().out
+    assert run("adapters", "show", 1, "--store", tmp_path / "store") == 0
+    assert len(json.loads(capsys.readouterr().out)["expected_dice"]["cases"]) == 2
+
+
 def test_prediction_writes_each_volume_on_its_own_grid_and_overwrites_nothing(
     store: Path, synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

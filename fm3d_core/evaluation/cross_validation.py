@@ -1,0 +1,139 @@
+"""How good an adapter will be on further volumes, from the labelled volumes alone: each is held out in turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
+from fm3d_core.errors import CaseError, FM3DError
+from fm3d_core.evaluation.dice import dice_per_label
+from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+
+if TYPE_CHECKING:
+    from fm3d_core.adaptation import FinetuneSettings, LabeledCase
+    from fm3d_core.inference import Predictor
+    from fm3d_core.tasks import SegmentationTask
+
+logger = logging.getLogger(__name__)
+FOLDS = 5  # more volumes than this are held out in groups
+SHORTEST = 5.0  # seconds of training of a fold: below this a fold says nothing of the whole run
+
+
+def cross_validate(
+    cases: Sequence[LabeledCase],
+    task: SegmentationTask,
+    settings: FinetuneSettings,
+    *,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+) -> ExpectedDice | None:
+    """Train as often as there are volumes, at most five times, each time without some, and measure Dice on those.
+
+    Each training has the whole run's seconds divided by their number (at least 5), so that together they take about as
+    long as the training they judge. With fewer volumes and less time each is a little worse than the whole run will be:
+    the figure errs on the careful side.
+
+    Args:
+        cases: all labelled volumes; a bad one is left out.
+        task: what is learned.
+        settings: of the training that is judged; with ``steps``, each fold takes as many.
+        progress: receives the stages of each training, with the fold in front.
+        should_stop: asked at every step.
+
+    Returns:
+        None if no fold could be measured, for example because each structure is in one volume only.
+
+    Raises:
+        CaseError: fewer than two volumes.
+        Stopped: ``should_stop`` said so.
+    """
+    check_enough_cases(cases)
+    count = min(len(cases), FOLDS)
+    held_out = [list(range(fold, len(cases), count)) for fold in range(count)]
+    present = [_structures_of(case, task) for case in cases]
+    short = replace(settings, seconds=max(settings.seconds / count, SHORTEST))
+    measured: dict[str, dict[str, float]] = {}
+    for fold, indices in enumerate(held_out):
+        learned = [index for index in range(len(cases)) if index not in indices]
+        labels = tuple(name for name in task.labels if any(name in present[index] for index in learned))
+        # a structure that only the held-out volumes have cannot be learned in this fold, so it is not measured either
+        if not labels:
+            continue
+        part = [cases[index] for index in learned], replace(task, labels=labels), short
+        watched = _in_fold(progress, fold + 1, count)
+        predictor = _train(*part, progress=watched, should_stop=should_stop)
+        for index in indices:
+            if present[index] & set(labels):
+                measured[cases[index].name] = _score(predictor, cases[index], task)
+    volumes = "volume" if len(cases) == count else "group of volumes"
+    return expected_dice(measured, f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s")
+
+
+def check_enough_cases(cases: Sequence[LabeledCase]) -> None:
+    """Refuse what cannot be cross-validated.
+
+    Raises:
+        CaseError: fewer than two volumes.
+    """
+    if len(cases) < 2:
+        raise CaseError(
+            "what Dice to expect cannot be measured with one volume",
+            remedy="Label a second volume, or leave out --cross-validate",
+        )
+
+
+def _train(
+    cases: list[LabeledCase],
+    task: SegmentationTask,
+    settings: FinetuneSettings,
+    *,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+) -> Predictor:
+    from fm3d_core.adaptation import finetune
+    from fm3d_core.inference import Predictor
+
+    adapter = finetune(cases, task, settings, progress=progress, should_stop=should_stop)
+    return Predictor(adapter, settings.device)
+
+
+def _structures_of(case: LabeledCase, task: SegmentationTask) -> set[str]:
+    """Structures drawn in a case; none in one that cannot be used."""
+    from fm3d_core.volumes import read_label
+
+    values = case.values if case.values is not None else task.values
+    try:
+        found = set(np.unique(read_label(case.label).array).tolist())
+    except FM3DError as error:
+        logger.warning("Case %s is left out: %s", case.name, error)
+        return set()
+    return {name for name in task.labels if values.get(name) in found}
+
+
+def _score(predictor: Predictor, case: LabeledCase, task: SegmentationTask) -> dict[str, float]:
+    """Dice of each structure that was learned, on the image's own grid."""
+    from fm3d_core.volumes import check_label, read_label, read_volume
+
+    labels = predictor.card.task.labels
+    values = case.values if case.values is not None else task.values
+    volume, label = read_volume(case.image), read_label(case.label)
+    check_label(label, volume)
+    truth = np.zeros_like(label.array, dtype=np.uint8)
+    for index, name in enumerate(labels, start=1):
+        if name in values:
+            truth[label.array == values[name]] = index
+    return dice_per_label(predictor.segment(volume), truth, labels)
+
+
+def _in_fold(progress: ProgressCallback, fold: int, count: int) -> ProgressCallback:
+    """The same events, with the fold before the stage's name."""
+
+    def report(event: Progress) -> None:
+        progress(replace(event, stage=f"checking {fold} of {count}: {event.stage}"))
+
+    return report
