@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from fm3d_core.models.weights.catalogue import NetworkInput
 
 logger = logging.getLogger(__name__)
+StageCallback = Callable[[Adapter], None]
+
+
+def ignore_stage(adapter: Adapter) -> None:
+    """The callback of a caller who waits for the last stage."""
 
 
 def finetune(
@@ -39,6 +44,7 @@ def finetune(
     *,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
+    on_stage: StageCallback = ignore_stage,
 ) -> Adapter:
     """Learn ``task`` from ``cases``.
 
@@ -49,6 +55,8 @@ def finetune(
         progress: receives the stages "reading volumes", "preparing volumes", ["computing features",] ["solving the
             head",] "training".
         should_stop: asked at every step.
+        on_stage: receives a complete adapter that can be used while training goes on: after a few seconds the linear
+            head on the frozen backbone, where the head's weights were solved for.
 
     Raises:
         FM3DError: a mistake in cases, settings or weights; see :mod:`fm3d_core.errors`.
@@ -76,9 +84,19 @@ def finetune(
     network.to(device)
     window = plan_crop(prepared, network.size_multiple)
     source = _batches(network, method, prepared, window, settings, device, progress, should_stop)
+    for note in notes:
+        logger.info(note)
+    card = replace(
+        _card(task, settings, built, window),
+        cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
+        left_out=tuple(refused),
+        notes=tuple(notes),
+    )
     spent = 0.0
     if settings.closed_form and can_be_solved(network):
         spent = solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
+        if not method.frozen_backbone:
+            on_stage(_linear_head(card, network, spent))
     record = optimise(
         source,
         network.parameters(),
@@ -89,17 +107,15 @@ def finetune(
         progress=progress,
         should_stop=should_stop,
     )
-    for note in notes:
-        logger.info(note)
-    card = _card(task, settings, built, window)
-    card = replace(
-        card,
-        cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
-        training={"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)},
-        left_out=tuple(refused),
-        notes=tuple(notes),
-    )
-    return Adapter(card, _to_cpu(trained_tensors(network)))
+    training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
+    return Adapter(replace(card, training=training), _to_cpu(trained_tensors(network)))
+
+
+def _linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Adapter:
+    """What the ridge regression found, on the backbone as it was: a linear probe, and it is stored as one."""
+    tensors = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
+    card = replace(card, method="linear_probe", training={"steps": 0, "seconds": round(seconds, 2)}, created=now())
+    return Adapter(card, _to_cpu(tensors))
 
 
 def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Adapter:

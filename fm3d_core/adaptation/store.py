@@ -34,8 +34,8 @@ class AdapterStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def save(self, adapter: Adapter) -> StoredAdapter:
-        """Write a new version and make it the active one.
+    def save(self, adapter: Adapter, *, activate: bool = True) -> StoredAdapter:
+        """Write a new version and make it the active one, unless ``activate`` is False.
 
         Raises:
             StorageError: the folder cannot be written; nothing is left behind and the active version stays.
@@ -47,6 +47,8 @@ class AdapterStore:
                 break
             except FileExistsError:
                 continue  # another process took the number
+        if not activate:
+            return StoredAdapter(version, self._folder(version), adapter.card, active=False)
         return self.activate(version)
 
     def versions(self) -> list[StoredAdapter]:

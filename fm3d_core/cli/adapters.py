@@ -79,7 +79,7 @@ class Adapters:
                 ", ".join(card.task.labels),
                 f"{card.method}, {card.backbone.preset}",
                 str(len(card.cases)),
-                f"{card.training.get('loss', float('nan')):.3f}",
+                f"{card.training['loss']:.3f}" if "loss" in card.training else "",
                 str(card.expected_dice or ""),
             )
         console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,17 @@ from fm3d_core.cli.options import StoreOption, choose_cases
 from fm3d_core.errors import CaseError, SettingsError
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import LabeledCase
+    from rich.console import Console
+
+    from fm3d_core.adaptation import Adapter, LabeledCase
     from fm3d_core.tasks import SegmentationTask
 
 
 @dataclass(frozen=True)
 class Finetune:
     """Learn structures from a few labelled volumes; the result is a new adapter version, which becomes active.
+
+    Where the head is linear, a first version is there after seconds: it can be used while training goes on.
 
     DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json.
 
@@ -57,7 +62,7 @@ class Finetune:
         if self.cross_validate:
             check_enough_cases(cases)
         with progress_bar(console) as show:
-            adapter = finetune(cases, task, self.settings, progress=show)
+            adapter = finetune(cases, task, self.settings, progress=show, on_stage=partial(self._keep_stage, console))
             if self.cross_validate:
                 expected = cross_validate(cases, task, self.settings, progress=show)
                 adapter = replace(adapter, card=replace(adapter.card, expected_dice=expected))
@@ -78,6 +83,14 @@ class Finetune:
             expected = adapter.card.expected_dice
             said = f"{expected}; {expected.how}" if expected else "unknown: no structure is in two volumes"
             console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
+
+    def _keep_stage(self, console: Console, adapter: Adapter) -> None:
+        """A linear head is better than nothing, but not than what a whole training has given before."""
+        store = self.store.open()
+        stored = store.save(adapter, activate=store.active() is None)
+        state = "active" if stored.active else "there, but not active"
+        seconds = adapter.card.training["seconds"]
+        console.print(f"Version {stored.version} is {state}: a linear head, in {seconds:.0f} s. Training goes on")
 
     def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
         from fm3d_core.adaptation import LabeledCase

@@ -34,6 +34,15 @@ def test_versions_count_up_and_the_newest_is_active(adapter: Adapter, tmp_path: 
     assert [(stored.version, stored.active) for stored in store.versions()] == [(1, False), (2, False), (3, True)]
 
 
+def test_a_version_can_be_kept_without_becoming_active(adapter: Adapter, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    assert not store.save(adapter, activate=False).active and store.active() is None
+    store.save(adapter)
+    assert not store.save(adapter, activate=False).active
+    active = store.active()
+    assert active is not None and active.version == 2 and len(store.versions()) == 3
+
+
 def test_rolling_back_returns_to_what_was_active_before(adapter: Adapter, tmp_path: Path) -> None:
     store = AdapterStore(tmp_path)
     for _ in range(3):
