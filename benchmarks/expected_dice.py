@@ -39,7 +39,7 @@ class Benchmark:
         data: folder of the sets.
         sets: which of them.
         shots: number of labelled volumes.
-        seconds: training budget; holding out takes as long again.
+        seconds: training budget; each volume held out takes half of it again.
         threads: of the processor.
         out: a JSON file for the figures.
     """

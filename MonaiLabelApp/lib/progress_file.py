@@ -27,7 +27,7 @@ class ProgressFile:
 
     def __init__(self, path: str | Path, run_id: str | None = None) -> None:
         self._path = Path(path)
-        self._run = {"run_id": run_id or uuid.uuid4().hex, "start_ts": int(time.time())}
+        self._run: dict[str, Any] = {"run_id": run_id or uuid.uuid4().hex, "start_ts": int(time.time())}
         self._last = Progress("starting", 0, 0)
         self._written = -math.inf
 
@@ -39,6 +39,11 @@ class ProgressFile:
 
     def waiting(self) -> None:
         """The run is accepted; its process starts."""
+        self._write("running", self._last)
+
+    def version_there(self, version: int) -> None:
+        """Adapter ``version``, of an early stage, can be used while training goes on."""
+        self._run["early_version"] = version
         self._write("running", self._last)
 
     def done(self, version: int, left_out: Sequence[str]) -> None:

@@ -205,12 +205,14 @@ def test_training_learns_by_name_leaves_out_what_is_bad_and_tells_where_it_stand
     assert [case.values for case in cases] == [{"ellipsoid": 1, "tube": 2}, {"ellipsoid": 2, "tube": 1}]
     result = app.train({**request, "gpus": "all", "local_rank": 0})
 
-    assert result["version"] == 1 and result["cases"] == [synthetic_cases[0].name, swapped]
+    assert result["version"] == 2 and result["cases"] == [synthetic_cases[0].name, swapped]
     assert len(result["left_out"]) == 1 and result["left_out"][0].startswith(f"label of {bad}: ")
     stats = server.info()["train_stats"]["segmentation"]
-    assert (stats["stage"], stats["version"], stats["run_id"], stats["step"]) == ("done", 1, "r1", 2)
+    assert (stats["stage"], stats["version"], stats["run_id"], stats["step"]) == ("done", 2, "r1", 2)
     assert stats["left_out"] == result["left_out"]
-    assert server._store.active().version == 1
+    assert server._store.active().version == 2
+    # the linear head was a version of its own, there while the rest trained
+    assert stats["early_version"] == 1 and server._store.load(1).card.method == "linear_probe"
 
 
 def test_a_users_mistake_in_training_ends_the_process_with_one_line(make_app, submit, synthetic_cases, tmp_path):

@@ -49,6 +49,16 @@ def test_the_end_keeps_the_last_figures_even_if_they_were_not_written_before(tmp
     assert told["left_out"] == ["case_7: its label is empty."]
 
 
+def test_an_early_version_is_told_until_the_end(tmp_path):
+    progress = ProgressFile(tmp_path / "progress.json")
+    progress(Progress("training", 3, 10))
+    progress.version_there(4)
+    assert read_progress(tmp_path / "progress.json")["early_version"] == 4
+    progress.done(5, [])
+    told = read_progress(tmp_path / "progress.json")
+    assert (told["early_version"], told["version"]) == (4, 5)
+
+
 def test_a_failure_tells_the_reason_and_no_version(tmp_path):
     progress = ProgressFile(tmp_path / "progress.json")
     progress.failed("the disk is full. Free some space.")

@@ -124,10 +124,11 @@ def test_progress_was_told_with_the_time_left(loop):
     assert len({event.runId for event in loop.events}) == 1  # never the figures of another run
 
 
-def test_the_new_adapter_is_version_1_and_active(loop):
-    assert loop.events[-1].state == "done" and loop.events[-1].version == 1
-    assert loop.answers[TEST_CASES[0]]["version"] == "1"
-    assert loop.info["models"]["segmentation"]["config"]["version"] == ["active", "untrained", "1"]
+def test_the_new_adapter_is_version_2_and_active(loop):
+    # version 1 is the linear head, which was there while the rest trained
+    assert loop.events[-1].state == "done" and loop.events[-1].version == 2
+    assert loop.answers[TEST_CASES[0]]["version"] == "2"
+    assert loop.info["models"]["segmentation"]["config"]["version"] == ["active", "untrained", "1", "2"]
     assert loop.info["datastore"] == {"total": 13, "completed": 3, "label_tags": {"final": 3}}
 
 

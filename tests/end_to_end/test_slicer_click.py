@@ -78,7 +78,7 @@ def test_a_clinician_teaches_a_structure_by_clicks(widget, server, hippocampus, 
         return not session.isRunning(session_train())
 
     assert slicer_env.process_events_until(trained, 300), moves[-1]
-    assert session.info.versions == ("active", "untrained", "1"), ui.trainStatusLabel.text
+    assert session.info.versions == ("active", "untrained", "1", "2"), ui.trainStatusLabel.text
     parts = [value / maximum for value, maximum, _ in moves if maximum]
     assert picture.is_file()
     assert max(parts) > 0.5 and len(set(parts)) > 5  # the bar moved, and far

@@ -17,7 +17,7 @@ from MonaiLabelApp.lib.progress_file import ProgressFile, read_progress
 from MonaiLabelApp.lib.requests import TrainRequest, parse
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import AdapterStore, LabeledCase
+    from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,13 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         ids = self.accept(request, datastore)
         task = SegmentationTask(self._structures(request, datastore))
         cases, left_out = _cases(ids, datastore)
-        adapter = finetune(cases, task, FinetuneSettings(**request.finetune_settings()), progress=progress)
+        settings = FinetuneSettings(**request.finetune_settings())
+
+        def keep_stage(adapter: Adapter) -> None:
+            # a linear head is better than nothing, but not than what a whole training has given before
+            progress.version_there(self._store.save(adapter, activate=self._store.active() is None).version)
+
+        adapter = finetune(cases, task, settings, progress=progress, on_stage=keep_stage)
         stored = self._store.save(adapter)
         left_out += adapter.card.left_out
         progress.done(stored.version, left_out)
