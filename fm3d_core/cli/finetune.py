@@ -34,8 +34,8 @@ class Finetune:
         cases: names of the cases to learn from, instead of a number.
         labels: the structures to learn, by name; default: all of the folder.
         task: YAML file with labels and preprocessing, instead of labels.
-        cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes once to three times
-            as long again.
+        cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes one to
+            three times as long again.
         settings: method, backbone, budget.
         store: where the adapter goes.
     """
