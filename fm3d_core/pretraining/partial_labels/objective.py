@@ -22,6 +22,7 @@ from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.weights.importing import choose_weights
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.partial_labels.crops import LabelledCropSettings
 from fm3d_core.pretraining.partial_labels.label_maps import LabelMaps, read_label_maps
 from fm3d_core.pretraining.partial_labels.labelled_sets import find_labelled_sets
@@ -202,10 +203,7 @@ class PartialLabels(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self.schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self.schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and head."""

@@ -19,6 +19,7 @@ from fm3d_core.models.weights.importing import choose_weights
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.crops import CropSettings
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.pretext.contrast import contrastive_loss
 from fm3d_core.pretraining.pretext.heads import PretextHeads
 from fm3d_core.pretraining.pretext.loading import ViewBatch, view_loader
@@ -145,10 +146,7 @@ class Pretext(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self.schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self.schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and heads."""

@@ -18,6 +18,7 @@ from fm3d_core.errors import SettingsError
 from fm3d_core.models.voxel_features import features_at
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.schedules import CosineSchedule
 from fm3d_core.pretraining.synthetic_anatomy.contrast import supervised_contrast
 from fm3d_core.pretraining.synthetic_anatomy.loading import PairBatch, PairSettings, pair_loader
@@ -100,10 +101,7 @@ class SyntheticContrast(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self._schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self._schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and projection together."""
