@@ -171,14 +171,15 @@ def losses_of(form: Form) -> Any:
 def plain_losses(model: Any, batch: Any) -> dict[str, Any]:
     """The terms as published: whole score matrices, a pass per crop size."""
     import torch
+    from prototype_losses import sinkhorn_knopp_plain
     from torch.nn import functional as F
 
     masks, size = batch.masks, batch.batch
     with torch.no_grad():
         taught = model.teacher.backbone.forward_features(batch.global_crops)
         hidden = taught.patch_tokens.flatten(0, 1)[masks.indices]
-        wanted_views = sinkhorn_knopp(model.teacher.dino_head(taught.cls_token)).chunk(2)
-        wanted_patches = sinkhorn_knopp(model.teacher.ibot_head(hidden))
+        wanted_views = sinkhorn_knopp_plain(model.teacher.dino_head(taught.cls_token).float(), TEMPERATURE).chunk(2)
+        wanted_patches = sinkhorn_knopp_plain(model.teacher.ibot_head(hidden).float(), TEMPERATURE)
     (seen,) = model.student.backbone.forward_many([batch.global_crops], [masks.hidden])
     (local,) = model.student.backbone.forward_many([batch.local_crops])
     scores = model.student.dino_head(torch.cat([local.cls_token, seen.cls_token]))
@@ -205,19 +206,6 @@ def plain_losses(model: Any, batch: Any) -> dict[str, Any]:
         "ibot": patches,
         "koleo": 0.1 * sum(koleo(view) for view in seen.cls_token.chunk(2)),
     }
-
-
-def sinkhorn_knopp(scores: Any) -> Any:
-    """Sinkhorn-Knopp as written, on the whole matrix (3 iterations)."""
-    assignment = (scores.float() / TEMPERATURE).exp().T
-    prototypes, rows = assignment.shape
-    assignment /= assignment.sum()
-    for _ in range(3):
-        assignment /= assignment.sum(dim=1, keepdim=True)
-        assignment /= prototypes
-        assignment /= assignment.sum(dim=0, keepdim=True)
-        assignment /= rows
-    return (assignment * rows).T
 
 
 def koleo(tokens: Any) -> Any:

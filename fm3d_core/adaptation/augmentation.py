@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from fm3d_core.models.backbone import Size
+from fm3d_core.volumes.rotations import turned
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,4 @@ def _uniform(count: int, generator: torch.Generator) -> torch.Tensor:
 def _random_affine(augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Rotations about the three axes after a scaling: (3, 3)."""
     angles = _uniform(3, generator) * augmentation.rotation
-    cosine, sine = torch.cos(angles), torch.sin(angles)
-    matrix = torch.diag(1 + _uniform(3, generator) * augmentation.scale)
-    for axis in range(3):
-        i, j = [other for other in range(3) if other != axis]
-        rotation = torch.eye(3)
-        rotation[i, i] = rotation[j, j] = cosine[axis]
-        rotation[i, j], rotation[j, i] = -sine[axis], sine[axis]
-        matrix = rotation @ matrix
-    return matrix
+    return turned(torch.diag(1 + _uniform(3, generator) * augmentation.scale), angles)

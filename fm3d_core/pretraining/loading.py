@@ -11,10 +11,11 @@ import torch
 from fm3d_core.pretraining.augmentations import AugmentationSettings, augment_with_axes
 from fm3d_core.pretraining.batches import Batch
 from fm3d_core.pretraining.crops import GLOBAL_CROPS, LOCAL_CROPS, CropSettings, Spacing, draw_box, read_crop
-from fm3d_core.pretraining.endless_loading import EndlessLoader, SubstitutingDataset
+from fm3d_core.pretraining.endless_loading import EndlessLoader
 from fm3d_core.pretraining.masking import CropBatch, Grid, MaskSettings, collate_crops
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.sampling import Draw, EndlessSampler
+from fm3d_core.pretraining.store_dataset import StoreDataset
 from fm3d_core.volumes.crop_store import CropStore
 
 
@@ -62,10 +63,8 @@ class NamedBatch(Batch):
     unreadable: tuple[str, ...]
 
 
-class CropDataset(SubstitutingDataset[Draw, CropSample]):
+class CropDataset(StoreDataset[CropSample]):
     """Cuts, resizes and changes the crops of a draw.
-
-    A stored volume that cannot be read is replaced by another one of the store, the same in every repetition.
 
     Args:
         store: of volumes.
@@ -73,20 +72,12 @@ class CropDataset(SubstitutingDataset[Draw, CropSample]):
     """
 
     def __init__(self, store: CropStore, views: ViewSettings | None = None) -> None:
-        self.store, self.views, self.root = store, views or ViewSettings(), store.root
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def first_choice(self, draw: Draw) -> int:
-        return draw.index
-
-    def substitute(self, draw: Draw, generator: torch.Generator) -> int:
-        return int(torch.randint(len(self.store), (), generator=generator))
+        super().__init__(store)
+        self.views = views or ViewSettings()
 
     def sample(self, index: int, draw: Draw, generator: torch.Generator, unreadable: tuple[str, ...]) -> CropSample:
         volume, views = self.store.volumes[index], self.views
-        frame = int(torch.randint(len(volume.frames), (), generator=generator))  # of 4D: a new one each time
+        frame = self.draw_frame(index, generator)
         recipes, settings = views.augmentation.global_crops, views.augmentation
         plan = [(views.global_crops, recipes[min(view, len(recipes) - 1)]) for view in range(views.global_crops.number)]
         plan += [(views.local_crops, settings.local_crops)] * views.local_crops.number

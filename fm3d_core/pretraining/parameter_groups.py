@@ -89,3 +89,10 @@ def set_step_values(groups: Iterable[dict[str, Any]], values: StepValues) -> Non
         rate = values.last_layer_learning_rate if group["last_layer"] else values.learning_rate
         group["lr"] = rate * group["learning_rate_factor"]
         group["weight_decay"] = values.weight_decay * group["weight_decay_factor"]
+
+
+def set_learning_rate(groups: Iterable[dict[str, Any]], rate: float) -> dict[str, float]:
+    """Give all groups of an optimiser the same learning rate, and return it as the value to log for this step."""
+    for group in groups:
+        group["lr"] = rate
+    return {"learning_rate": rate}

@@ -98,6 +98,7 @@ def _is_network_code(module: str) -> bool:
             "pretraining.probing",
             "pretraining.self_distillation",
             "pretraining.self_distillation_objective",
+            "pretraining.store_dataset",
             "pretraining.training_state",
         )
     )

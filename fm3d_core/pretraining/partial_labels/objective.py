@@ -19,9 +19,8 @@ from fm3d_core.errors import SettingsError
 from fm3d_core.models.heads import LinearHead
 from fm3d_core.models.light_decoder import LightDecoder
 from fm3d_core.models.network import DenseNetwork
-from fm3d_core.models.weights.importing import choose_weights
-from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.partial_labels.crops import LabelledCropSettings
 from fm3d_core.pretraining.partial_labels.label_maps import LabelMaps, read_label_maps
 from fm3d_core.pretraining.partial_labels.labelled_sets import find_labelled_sets
@@ -32,6 +31,7 @@ from fm3d_core.pretraining.partial_labels.preparation import PreparationSettings
 from fm3d_core.pretraining.partial_labels.prepared_sets import cache_folder, prepare_sets
 from fm3d_core.pretraining.probing import freeze, probe
 from fm3d_core.pretraining.schedules import CosineSchedule
+from fm3d_core.pretraining.starting_backbone import starting_backbone
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
 
 Loss = Literal["dice", "dice_and_cross_entropy"]
@@ -202,10 +202,7 @@ class PartialLabels(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self.schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self.schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and head."""
@@ -236,12 +233,12 @@ def build(
         progress, should_stop: of the preparation, which takes long the first time.
 
     Raises:
-        FM3DError: see :func:`find_labelled_sets`, :func:`prepare_sets`, and for the backbone :func:`choose_weights`.
+        FM3DError: see :func:`find_labelled_sets`, :func:`prepare_sets`, and for the backbone
+            :func:`starting_backbone`.
     """
     maps = read_label_maps(settings.label_maps)
     sets = find_labelled_sets(data, maps)
-    preset, weights = choose_weights(settings.weights, settings.backbone)
-    network_of = _network_maker(preset, weights, settings, place.seed)  # refuses before the long preparation
+    network_of = _network_maker(settings, place.seed)  # refuses before the long preparation
     root = Path(settings.cache) if settings.cache else cache_folder()
     report = prepare_sets(
         sets,
@@ -262,14 +259,9 @@ def build(
     return Built(objective, loader, schedule.steps, clip, volumes)
 
 
-def _network_maker(preset: str, weights: str | None, settings: Settings, seed: int) -> Any:
+def _network_maker(settings: Settings, seed: int) -> Any:
     """Build the backbone and return what joins it with a head of any number of classes."""
-    backbone: Any = create_backbone(BackboneSpec(preset, seed=seed, weights=weights))
-    if any(side % step for side, step in zip(settings.crop_size, backbone.size_multiple, strict=True)):
-        raise SettingsError(
-            f"crops of {settings.crop_size} voxels do not suit {preset}",
-            remedy=f"Give multiples of {backbone.size_multiple}",
-        )
+    backbone = starting_backbone(settings.backbone, settings.weights, [settings.crop_size], seed)
 
     def network_of(classes: int) -> DenseNetwork:
         with torch.random.fork_rng(devices=[]):

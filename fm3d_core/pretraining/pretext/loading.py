@@ -9,10 +9,11 @@ import torch
 
 from fm3d_core.pretraining.batches import Batch
 from fm3d_core.pretraining.crops import CropSettings, draw_box, read_crop
-from fm3d_core.pretraining.endless_loading import EndlessLoader, SubstitutingDataset
+from fm3d_core.pretraining.endless_loading import EndlessLoader
 from fm3d_core.pretraining.objective import Place
 from fm3d_core.pretraining.pretext.views import CutOutSettings, draw_view
 from fm3d_core.pretraining.sampling import Draw, EndlessSampler
+from fm3d_core.pretraining.store_dataset import StoreDataset
 from fm3d_core.volumes.crop_store import CropStore
 
 
@@ -54,7 +55,7 @@ class ViewBatch(Batch):
     unreadable: tuple[str, ...] = ()
 
 
-class ViewDataset(SubstitutingDataset[Draw, ViewPair]):
+class ViewDataset(StoreDataset[ViewPair]):
     """Cuts a crop of a draw's volume and makes its two views.
 
     Args:
@@ -64,20 +65,12 @@ class ViewDataset(SubstitutingDataset[Draw, ViewPair]):
     """
 
     def __init__(self, store: CropStore, crop: CropSettings, cut_out: CutOutSettings) -> None:
-        self.store, self.crop, self.cut_out, self.root = store, crop, cut_out, store.root
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def first_choice(self, draw: Draw) -> int:
-        return draw.index
-
-    def substitute(self, draw: Draw, generator: torch.Generator) -> int:
-        return int(torch.randint(len(self.store), (), generator=generator))
+        super().__init__(store)
+        self.crop, self.cut_out = crop, cut_out
 
     def sample(self, index: int, draw: Draw, generator: torch.Generator, unreadable: tuple[str, ...]) -> ViewPair:
         volume = self.store.volumes[index]
-        frame = int(torch.randint(len(volume.frames), (), generator=generator))
+        frame = self.draw_frame(index, generator)
         box = draw_box(volume.shape, self.crop, generator)
         crop = read_crop(self.store, index, frame, box, self.crop.size)
         views = [draw_view(crop, self.cut_out, generator) for _ in range(2)]

@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from fm3d_core.errors import SettingsError
-from fm3d_core.models.weights.importing import choose_weights
-from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.crops import CropSettings
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.pretext.contrast import contrastive_loss
 from fm3d_core.pretraining.pretext.heads import PretextHeads
 from fm3d_core.pretraining.pretext.loading import ViewBatch, view_loader
 from fm3d_core.pretraining.pretext.views import CutOutSettings
 from fm3d_core.pretraining.probing import freeze, probe
 from fm3d_core.pretraining.schedules import CosineSchedule
+from fm3d_core.pretraining.starting_backbone import starting_backbone
 from fm3d_core.volumes.crop_store import CropStore
 
 
@@ -145,10 +145,7 @@ class Pretext(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self.schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self.schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and heads."""
@@ -179,7 +176,7 @@ def build(settings: Settings, data: Path | None, place: Place) -> Built:
     Raises:
         SettingsError: no data, crops that the backbone cannot take, or too few volumes per step for the contrast.
         CaseError: no crop store, or nothing in it is left.
-        WeightsError: see :func:`choose_weights`.
+        WeightsError: see :func:`starting_backbone`.
     """
     if data is None:
         raise SettingsError("pretext tasks need a crop store", remedy="Make one with fm3d data cache and give --data")
@@ -188,13 +185,7 @@ def build(settings: Settings, data: Path | None, place: Place) -> Built:
             "the contrast needs at least two volumes in a batch", remedy="Raise batch_size, or set contrast to 0"
         )
     store = CropStore(Path(data), settings.min_axis, settings.modalities)
-    preset, weights = choose_weights(settings.weights, settings.backbone)
-    backbone: Any = create_backbone(BackboneSpec(preset, seed=place.seed, weights=weights))
-    if any(side % step for side, step in zip(settings.crop_size, backbone.size_multiple, strict=True)):
-        raise SettingsError(
-            f"crops of {settings.crop_size} voxels do not suit {preset}",
-            remedy=f"Give multiples of {backbone.size_multiple}",
-        )
+    backbone = starting_backbone(settings.backbone, settings.weights, [settings.crop_size], place.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(place.seed)
         objective = Pretext(backbone, settings).train()

@@ -16,9 +16,10 @@ from torch import nn
 
 from fm3d_core.errors import SettingsError
 from fm3d_core.models.voxel_features import features_at
-from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.objective import Built, Objective, Place
+from fm3d_core.pretraining.parameter_groups import set_learning_rate
 from fm3d_core.pretraining.schedules import CosineSchedule
+from fm3d_core.pretraining.starting_backbone import starting_backbone
 from fm3d_core.pretraining.synthetic_anatomy.contrast import supervised_contrast
 from fm3d_core.pretraining.synthetic_anatomy.loading import PairBatch, PairSettings, pair_loader
 
@@ -62,12 +63,15 @@ class SyntheticContrast(Objective):
     Args:
         settings: of the run.
         seed: of the weights.
+
+    Raises:
+        SettingsError: unknown preset, or sizes that it cannot take.
     """
 
     def __init__(self, settings: Settings, seed: int) -> None:
         super().__init__()
         self.settings = settings
-        self.backbone: Any = create_backbone(BackboneSpec(settings.backbone, seed=seed)).train()  # type: ignore[attr-defined]
+        self.backbone: Any = starting_backbone(settings.backbone, None, settings.pairs.sizes, seed).train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # linear, so that what it tells apart a linear head on the features can tell apart
@@ -100,10 +104,7 @@ class SyntheticContrast(Objective):
 
     def before_step(self, step: int, groups: list[dict[str, Any]]) -> dict[str, float]:
         """Set the learning rate."""
-        rate = self._schedule.at(step)
-        for group in groups:
-            group["lr"] = rate
-        return {"learning_rate": rate}
+        return set_learning_rate(groups, self._schedule.at(step))
 
     def clipped_modules(self) -> Mapping[str, nn.Module]:
         """Backbone and projection together."""
@@ -118,7 +119,7 @@ def build(settings: Settings, data: Path | None, place: Place) -> Built:
     """The objective and its endless data.
 
     Raises:
-        SettingsError: data is given, which this objective does not use.
+        SettingsError: data is given, which this objective does not use, or the backbone cannot take the sizes.
     """
     if data is not None:
         raise SettingsError("synthetic anatomies need no data", path=data, remedy="Leave --data out")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from fm3d_core.volumes.rotations import turned
+
 
 def generator_of(seed: int) -> torch.Generator:
     """A fresh generator."""
@@ -41,16 +43,7 @@ def uniform_vector(low: float, high: float, count: int, generator: torch.Generat
 
 def rotation(largest: float, generator: torch.Generator) -> torch.Tensor:
     """A product of rotations about the three axes, each angle up to ``largest`` radians: (3, 3)."""
-    angles = uniform_vector(-largest, largest, 3, generator)
-    cosine, sine = torch.cos(angles), torch.sin(angles)
-    matrix = torch.eye(3)
-    for axis in range(3):
-        i, j = [other for other in range(3) if other != axis]
-        turn = torch.eye(3)
-        turn[i, i] = turn[j, j] = cosine[axis]
-        turn[i, j], turn[j, i] = -sine[axis], sine[axis]
-        matrix = turn @ matrix
-    return matrix
+    return turned(torch.eye(3), uniform_vector(-largest, largest, 3, generator))
 
 
 def smooth_field(channels: int, size: Sequence[int], cells: float, generator: torch.Generator) -> torch.Tensor:

@@ -154,7 +154,7 @@ def test_the_published_network_has_the_published_number_of_parameters() -> None:
     from fm3d_core.models.network import DenseNetwork
 
     chosen = Settings(**yaml.safe_load((CONFIGURATIONS / "fseft.yaml").read_text())["settings"])
-    network: DenseNetwork = partial_labels._network_maker(chosen.backbone, None, chosen, 0)(29)
+    network: DenseNetwork = partial_labels._network_maker(chosen, 0)(29)
     assert sum(parameter.numel() for parameter in network.parameters()) == 62_188_031
 
 

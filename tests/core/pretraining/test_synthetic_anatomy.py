@@ -199,3 +199,6 @@ def test_data_is_refused_and_settings_are_checked(tmp_path) -> None:
         Settings(warmup_steps=10, steps=5)
     with pytest.raises(SettingsError):
         PairSettings(sizes=())
+    sizes = ((32, 32, 32), (32, 32, 24))
+    with pytest.raises(SettingsError, match=r"crops of \(32, 32, 24\) voxels do not suit vit_tiny.*multiples of"):
+        build(Settings(backbone="vit_tiny", pairs=PairSettings(sizes=sizes)), None, Place())
