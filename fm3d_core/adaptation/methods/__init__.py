@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from fm3d_core.adaptation.methods.affine import AffineNorm
 from fm3d_core.adaptation.methods.base import Method
+from fm3d_core.adaptation.methods.bias import Bias
 from fm3d_core.adaptation.methods.full import Full
 from fm3d_core.adaptation.methods.linear_probe import LinearProbe
 from fm3d_core.adaptation.methods.lora import LoRA
 from fm3d_core.errors import SettingsError
 
-METHODS: dict[str, Method] = {method.name: method for method in (Full(), LoRA(), LinearProbe())}
+_ALL: tuple[Method, ...] = (
+    Full(),
+    LoRA(),
+    LinearProbe(),
+    Bias(),
+    AffineNorm(),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def check_method(name: str) -> Method:
@@ -22,4 +31,4 @@ def check_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Full", "LinearProbe", "LoRA", "Method", "check_method"]
+__all__ = ["METHODS", "AffineNorm", "Bias", "Full", "LinearProbe", "LoRA", "Method", "check_method"]

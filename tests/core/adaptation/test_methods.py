@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch.nn import functional as F
 
+from fm3d_core.adaptation import Adapter, FinetuneSettings, untrained_adapter
+from fm3d_core.adaptation.adapter import trained_tensors
 from fm3d_core.adaptation.methods import METHODS, LoRA, check_method
 from fm3d_core.errors import SettingsError
+from fm3d_core.models.layers import LayerScale
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.tasks import SegmentationTask
@@ -53,3 +59,93 @@ def test_every_method_explains_itself_and_an_unknown_one_is_refused() -> None:
     assert all(method.name == name and method.about for name, method in METHODS.items())
     with pytest.raises(SettingsError, match=r"unknown method 'magic'.*full, lora, linear_probe"):
         check_method("magic")
+
+
+# pairs in which the backbone has not what the method needs
+REFUSED = {("affine_ln", "residual_unet_small")}
+SIZES = {"residual_unet_small": (16, 16, 16), "vit_light_8": (32, 16, 16), "swin_unetr_tiny": (64, 32, 32)}
+QUICK = ("full", "linear_probe")  # the larger Swin UNETR says nothing more about them
+PAIRS = [
+    (method, backbone)
+    for method in METHODS
+    for backbone in SIZES
+    if not (method in QUICK and backbone == "swin_unetr_tiny")
+]
+# how the names of the tensors end that train in the backbone
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "full": ("",),
+    "lora": (".lora_A.default.weight", ".lora_B.default.weight"),
+    "linear_probe": (),
+    "bias": (".bias", ".relative_position_bias_table"),
+    "affine_ln": (".weight", ".bias"),
+}
+
+
+@pytest.mark.parametrize(("method", "backbone"), [pair for pair in PAIRS if pair not in REFUSED])
+def test_a_method_begins_as_the_plain_network_trains_what_it_says_and_comes_back(
+    method: str, backbone: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    chosen = check_method(method)
+    network = _network(backbone, chosen.linear_head)
+    _open_layer_scales(network)
+    image = torch.rand(1, 1, *SIZES[backbone]) * 2 - 1
+    with torch.no_grad():
+        before = network(image)
+        untouched = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
+        chosen.apply(network)
+        torch.testing.assert_close(network(image), before, atol=1e-4, rtol=1e-4)
+
+    below = {name for name in _trained(network) if name.startswith("backbone.")}
+    assert all(name.endswith(ENDINGS[method]) for name in below)
+    assert bool(below) is not chosen.frozen_backbone
+    assert {f"head.{name}" for name, _ in network.head.named_parameters()} <= _trained(network)
+    after = _train(network, image)
+    assert not torch.allclose(after, before, atol=1e-3)
+    kept = {
+        name.removeprefix("backbone."): tensor for name, tensor in network.state_dict().items() if name not in below
+    }
+    assert all(torch.equal(kept[name], tensor) for name, tensor in untouched.items() if name in kept)
+
+    settings = FinetuneSettings(method=method, backbone=backbone, weights=Path("random"))
+    card = untrained_adapter(SegmentationTask(("a",)), settings).card
+    folder = Adapter(card, {name: tensor.contiguous() for name, tensor in trained_tensors(network).items()}).save(
+        tmp_path / "a"
+    )
+    again = Adapter.load(folder).build_network()
+    if method != "full":
+        _open_layer_scales(again)
+        stored = sum(tensor.nbytes for name, tensor in again.named_parameters() if name in below)
+        assert stored < 0.3 * sum(parameter.nbytes for parameter in network.backbone.parameters())
+        file = (folder / "adapter.safetensors").stat().st_size
+        assert file < stored + sum(parameter.nbytes for parameter in network.head.parameters()) + 50_000
+    with torch.no_grad():
+        torch.testing.assert_close(again(image), after, atol=1e-5, rtol=1e-5)
+
+
+def _open_layer_scales(network: DenseNetwork) -> None:
+    """With the initial factors, 1e-5, no error of what a method adds would be seen."""
+    for module in network.modules():
+        if isinstance(module, LayerScale):
+            module.gamma.data.fill_(1.0)
+
+
+def _train(network: DenseNetwork, image: torch.Tensor) -> torch.Tensor:
+    """The scores of ``image`` after three steps towards a segmentation, in which all that trains must move."""
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    start = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        F.cross_entropy(network(image), (image[:, 0] > 0.3).long()).backward()
+        optimiser.step()
+    moved = [name for name, parameter in trained.items() if not torch.equal(parameter, start[name])]
+    assert len(moved) > 0.7 * len(trained)
+    with torch.no_grad():
+        return network.eval()(image)
+
+
+@pytest.mark.parametrize(("method", "backbone"), sorted(REFUSED))
+def test_a_backbone_that_has_not_what_a_method_needs_is_refused_with_a_remedy(method: str, backbone: str) -> None:
+    with pytest.raises(SettingsError, match=rf"method '{method}'.*(has|have) not.*Choose method"):
+        check_method(method).apply(_network(backbone, check_method(method).linear_head))
