@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fm3d_core.adaptation import Adapter, FinetuneSettings, untrained_adapter
+from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune, untrained_adapter
 from fm3d_core.adaptation.adapter import trained_tensors
+from fm3d_core.adaptation.closed_form import can_be_solved
 from fm3d_core.adaptation.methods import METHODS, LoRA, check_method
 from fm3d_core.errors import SettingsError
+from fm3d_core.models.heads import AdaptedHead
 from fm3d_core.models.layers import LayerScale
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
@@ -64,7 +66,12 @@ def test_every_method_explains_itself_and_an_unknown_one_is_refused() -> None:
 # pairs in which the backbone has not what the method needs
 REFUSED = {("affine_ln", "residual_unet_small")}
 SIZES = {"residual_unet_small": (16, 16, 16), "vit_light_8": (32, 16, 16), "swin_unetr_tiny": (64, 32, 32)}
-QUICK = ("full", "linear_probe")  # the larger Swin UNETR says nothing more about them
+QUICK = (
+    "full",
+    "linear_probe",
+    "black_box_adapter",
+    "spatial_adapter",
+)  # the larger Swin UNETR says nothing more about them
 PAIRS = [
     (method, backbone)
     for method in METHODS
@@ -78,6 +85,8 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "linear_probe": (),
     "bias": (".bias", ".relative_position_bias_table"),
     "affine_ln": (".weight", ".bias"),
+    "black_box_adapter": (),
+    "spatial_adapter": (),
 }
 
 
@@ -149,3 +158,32 @@ def _train(network: DenseNetwork, image: torch.Tensor) -> torch.Tensor:
 def test_a_backbone_that_has_not_what_a_method_needs_is_refused_with_a_remedy(method: str, backbone: str) -> None:
     with pytest.raises(SettingsError, match=rf"method '{method}'.*(has|have) not.*Choose method"):
         check_method(method).apply(_network(backbone, check_method(method).linear_head))
+
+
+@pytest.mark.parametrize(("method", "kernel_voxels"), [("black_box_adapter", 1), ("spatial_adapter", 27)])
+def test_a_feature_adapter_has_the_published_size_and_leaves_the_closed_form_possible(
+    method: str, kernel_voxels: int
+) -> None:
+    network = _network("swin_unetr_base", linear=True)
+    check_method(method).apply(network)
+    assert isinstance(network.head, AdaptedHead) and can_be_solved(network)
+    # FSEFT's 4,657 and 124,465 with one class on one map, less its head of 49
+    assert sum(parameter.numel() for parameter in network.head.adapter.parameters()) == 2 * 48 * 48 * kernel_voxels
+
+
+def test_a_feature_adapter_learns_from_features_computed_once(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask
+) -> None:
+    stages: list[str] = []
+    settings = FinetuneSettings(method="spatial_adapter", steps=3, device="cpu")
+    adapter = finetune(synthetic_cases[:1], task, settings, progress=lambda event: stages.append(event.stage))
+    assert {"computing features", "solving the head", "training"} <= set(stages)
+    assert all(name.startswith("head.") for name in adapter.tensors)
+    assert adapter.tensors["head.adapter.second.weight"].abs().max() > 0
+
+
+def test_a_feature_adapter_refuses_a_head_that_runs_the_backbone() -> None:
+    backbone = create_backbone(BackboneSpec("vit_light_8"))
+    head = SegmentationTask(("a",)).build_head(create_backbone(BackboneSpec("vit_tiny")), "vit_adapter")
+    with pytest.raises(SettingsError, match=r"spatial_adapter.*Choose method lora, or head linear"):
+        check_method("spatial_adapter").apply(DenseNetwork(backbone, head))
