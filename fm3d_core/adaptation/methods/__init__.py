@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fm3d_core.adaptation.methods.adaptformer import AdaptFormer
 from fm3d_core.adaptation.methods.affine import AffineNorm
 from fm3d_core.adaptation.methods.base import Method
 from fm3d_core.adaptation.methods.bias import Bias
-from fm3d_core.adaptation.methods.feature_adapter import BLACK_BOX_ADAPTER, SPATIAL_ADAPTER, FeatureAdapter
+from fm3d_core.adaptation.methods.cnn_adapter import CNNAdapter
+from fm3d_core.adaptation.methods.feature_adapter import BLACK_BOX_ADAPTER, SPATIAL_ADAPTER
 from fm3d_core.adaptation.methods.full import Full
 from fm3d_core.adaptation.methods.linear_probe import LinearProbe
 from fm3d_core.adaptation.methods.lora import LoRA
@@ -19,6 +21,8 @@ _ALL: tuple[Method, ...] = (
     AffineNorm(),
     BLACK_BOX_ADAPTER,
     SPATIAL_ADAPTER,
+    AdaptFormer(),
+    CNNAdapter(),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
@@ -34,4 +38,4 @@ def check_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "AffineNorm", "Bias", "FeatureAdapter", "Full", "LinearProbe", "LoRA", "Method", "check_method"]
+__all__ = ["METHODS", "Full", "LinearProbe", "LoRA", "Method", "check_method"]

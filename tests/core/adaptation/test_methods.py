@@ -64,7 +64,11 @@ def test_every_method_explains_itself_and_an_unknown_one_is_refused() -> None:
 
 
 # pairs in which the backbone has not what the method needs
-REFUSED = {("affine_ln", "residual_unet_small")}
+REFUSED = {
+    ("affine_ln", "residual_unet_small"),
+    ("adaptformer", "residual_unet_small"),
+    ("cnn_adapter", "vit_light_8"),
+}
 SIZES = {"residual_unet_small": (16, 16, 16), "vit_light_8": (32, 16, 16), "swin_unetr_tiny": (64, 32, 32)}
 QUICK = (
     "full",
@@ -87,6 +91,8 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "affine_ln": (".weight", ".bias"),
     "black_box_adapter": (),
     "spatial_adapter": (),
+    "adaptformer": (".added.down.weight", ".added.down.bias", ".added.up.weight", ".added.up.bias"),
+    "cnn_adapter": (".added.weight",),
 }
 
 
