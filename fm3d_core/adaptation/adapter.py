@@ -190,14 +190,18 @@ class Adapter:
 
 
 def trained_tensors(network: DenseNetwork) -> dict[str, torch.Tensor]:
-    """The tensors an adapter keeps: all that train, and buffers of modules in which something trains."""
+    """The tensors an adapter keeps: all that train, and statistics (buffers) of modules in which something trains.
+
+    A table of integers is no statistic but follows from the module's configuration (Swin's indices, 1 MB a block).
+    """
     kept: dict[str, torch.Tensor] = {
         name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad
     }
     for prefix, module in network.named_modules():
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             for name, buffer in module.named_buffers(recurse=False):
-                kept[f"{prefix}.{name}" if prefix else name] = buffer
+                if buffer.is_floating_point() or buffer.ndim == 0:
+                    kept[f"{prefix}.{name}" if prefix else name] = buffer
     if all(parameter.requires_grad for parameter in network.parameters()):
         kept |= {name: tensor for name, tensor in network.state_dict().items() if name not in kept}
     return kept

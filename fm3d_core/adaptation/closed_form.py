@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fm3d_core.adaptation.batches import BatchSource
 from fm3d_core.errors import Stopped
-from fm3d_core.models.heads import LinearHead
+from fm3d_core.models.heads import AdaptedHead, LinearHead
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.voxel_features import draw_voxels, features_at
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
@@ -85,8 +85,8 @@ class Solution:
 
 
 def can_be_solved(network: DenseNetwork) -> bool:
-    """Whether the network's head is linear in the backbone's features."""
-    return isinstance(network.head, LinearHead) and not network.runs_backbone
+    """Whether the network's head is linear in the backbone's features, at least before its first training step."""
+    return isinstance(_linear_part(network.head), LinearHead) and not network.runs_backbone
 
 
 def solve_head(
@@ -95,7 +95,8 @@ def solve_head(
     """Set the weights of a linear head; the rest of the network stays.
 
     Args:
-        network: its head is a :class:`fm3d_core.models.heads.LinearHead`.
+        network: its head is a :class:`fm3d_core.models.heads.LinearHead`, maybe behind an adapter that is still the
+            identity.
         source: of the batches, augmented as in training.
         seed: of the voxels.
 
@@ -105,7 +106,7 @@ def solve_head(
     Raises:
         Stopped: ``should_stop`` said so.
     """
-    head = network.head
+    head = _linear_part(network.head)
     assert isinstance(head, LinearHead)
     generator = torch.Generator().manual_seed(seed)
     clock = StageClock("solving the head", BATCHES, progress)
@@ -165,6 +166,10 @@ def solve(voxels: Voxels, classes: int, ridge: float, balance: float = 0.0) -> S
     solved = torch.linalg.solve(weighted.T @ design + torch.diag(penalty), weighted.T @ truth)
     slopes = solved[:-1] / deviation[:, None]
     return Solution(slopes, solved[-1] - mean @ slopes)
+
+
+def _linear_part(head: torch.nn.Module) -> torch.nn.Module:
+    return head.head if isinstance(head, AdaptedHead) else head
 
 
 def _draw(source: BatchSource, generator: torch.Generator) -> Voxels:

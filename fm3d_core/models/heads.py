@@ -41,6 +41,52 @@ class LinearHead(nn.Module):
         return _resize(total, image.shape[-3:])
 
 
+class ResidualAdapter(nn.Module):
+    """``x + C2(ReLU(C1(x)))`` with convolutions without bias; the identity at the start, where C2 is zero.
+
+    FSEFT's adapter of features (Silva-Rodriguez et al. 2023), which has as many hidden channels as its 48 features.
+
+    Args:
+        channels: of the features.
+        kernel_size: of both convolutions, odd.
+    """
+
+    MOST_HIDDEN = 48  # a wide map, such as a ViT's, would make a large file otherwise
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        hidden, padding = min(channels, self.MOST_HIDDEN), kernel_size // 2
+        self.first = nn.Conv3d(channels, hidden, kernel_size, padding=padding, bias=False)
+        self.second = nn.Conv3d(hidden, channels, kernel_size, padding=padding, bias=False)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, channels, X, Y, Z), as it came in."""
+        return features + self.second(F.relu(self.first(features)))
+
+
+class AdaptedHead(nn.Module):
+    """A head that sees one of the maps through a :class:`ResidualAdapter`.
+
+    Args:
+        head: takes (maps, image).
+        channels: of the map that is adapted.
+        index: of that map.
+        kernel_size: of the adapter.
+    """
+
+    def __init__(self, head: nn.Module, channels: int, index: int, kernel_size: int) -> None:
+        super().__init__()
+        self.adapter = ResidualAdapter(channels, kernel_size)
+        self.head = head
+        self.index = index
+
+    def forward(self, maps: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """Scores (B, classes, X, Y, Z); see :class:`LinearHead`."""
+        adapted = [self.adapter(each) if i == self.index else each for i, each in enumerate(maps)]
+        return self.head(adapted, image)
+
+
 def _resize(scores: torch.Tensor, size: torch.Size) -> torch.Tensor:
     if scores.shape[-3:] == size:
         return scores

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from fm3d_core.adaptation.methods.adaptformer import AdaptFormer
+from fm3d_core.adaptation.methods.affine import AffineNorm
 from fm3d_core.adaptation.methods.base import Method
+from fm3d_core.adaptation.methods.bias import Bias
+from fm3d_core.adaptation.methods.cnn_adapter import CNNAdapter
+from fm3d_core.adaptation.methods.feature_adapter import BLACK_BOX_ADAPTER, SPATIAL_ADAPTER
 from fm3d_core.adaptation.methods.full import Full
 from fm3d_core.adaptation.methods.linear_probe import LinearProbe
 from fm3d_core.adaptation.methods.lora import LoRA
 from fm3d_core.errors import SettingsError
 
-METHODS: dict[str, Method] = {method.name: method for method in (Full(), LoRA(), LinearProbe())}
+_ALL: tuple[Method, ...] = (
+    Full(),
+    LoRA(),
+    LinearProbe(),
+    Bias(),
+    AffineNorm(),
+    BLACK_BOX_ADAPTER,
+    SPATIAL_ADAPTER,
+    AdaptFormer(),
+    CNNAdapter(),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def check_method(name: str) -> Method:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fm3d_core.models.network import DenseNetwork
 
 
@@ -28,3 +31,11 @@ class Method(Protocol):
     def apply(self, network: DenseNetwork) -> None:
         """Inject what the method adds and set ``requires_grad`` of every parameter, in place."""
         ...
+
+
+def train_only(network: DenseNetwork, parameters: Iterable[nn.Parameter]) -> None:
+    """Make ``parameters`` and the head's trainable, and no others."""
+    network.requires_grad_(False)
+    network.head.requires_grad_(True)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
