@@ -99,6 +99,7 @@ def _is_network_code(module: str) -> bool:
             "pretraining.self_distillation",
             "pretraining.self_distillation_objective",
             "pretraining.training_state",
+            "tasks.segmentation_loss",
         )
     )
 
