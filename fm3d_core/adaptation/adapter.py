@@ -26,11 +26,18 @@ TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
 
 @dataclass(frozen=True)
 class UsedCase:
-    """A case the adapter has learned from."""
+    """A case the adapter has learned from.
+
+    Attributes:
+        name: of the case.
+        image_sha256, label_sha256: of its files.
+        annotation: what of it was annotated (:meth:`fm3d_core.volumes.Annotation.to_dict`); empty: all.
+    """
 
     name: str
     image_sha256: str
     label_sha256: str
+    annotation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

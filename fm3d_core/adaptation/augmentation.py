@@ -65,6 +65,8 @@ def crop_positions(
 def sample_crop(image: torch.Tensor, label: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut a crop: image (C, X, Y, Z) trilinear, label (1, X, Y, Z) nearest; outside the volume -1 and 0.
 
+    Not annotated voxels stay so: nothing is mixed in nearest sampling, and outside the volume there is no structure.
+
     Args:
         positions: (*crop, 3), of :func:`crop_positions`.
 

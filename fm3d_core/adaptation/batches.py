@@ -15,18 +15,28 @@ from fm3d_core.errors import Stopped
 from fm3d_core.models.backbone import Size
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
+from fm3d_core.volumes import IGNORED
 
 CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
+KNOWN_POSITIONS = 10_000  # of a volume labelled in part, that crops are centred on
 FEATURE_BYTES = 2 * 1024**3  # cached features of all windows together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: ``inputs`` are for the source that drew it, the truth is ``target`` (B, 1, X, Y, Z)."""
+    """What one step sees.
+
+    Attributes:
+        inputs: for the source that drew it.
+        target: (B, 1, X, Y, Z) classes, ``IGNORED`` where nothing was annotated.
+        names: of the cases.
+        annotated: (B, classes) bool, which classes were annotated in the case; None: all in all.
+    """
 
     inputs: tuple[torch.Tensor, ...]
     target: torch.Tensor
     names: tuple[str, ...]
+    annotated: torch.Tensor | None = None
 
 
 class BatchSource(Protocol):
@@ -59,6 +69,8 @@ def plan_crop(cases: Sequence[TrainingCase], multiple: Size) -> Size:
 class CropSource:
     """Augmented crops, two in three centred on a labelled voxel (each structure equally often).
 
+    The others are centred anywhere; in a volume labelled in part on any annotated voxel.
+
     Args:
         network: computes the scores.
         cases: the prepared volumes.
@@ -83,11 +95,13 @@ class CropSource:
     ) -> None:
         self.network, self.cases, self.crop, self.batch_size = network, cases, crop, batch_size
         self.generator, self.device, self.augmentation = generator, device, augmentation
+        self._classes = _number_of_classes(cases)
         self._foreground = [_positions_by_class(case.label) for case in cases]
+        self._known = [_some_known_positions(case.label) for case in cases]
 
     def draw(self) -> Batch:
         """Images (B, C, *crop) and their spacings (B, 3), target (B, 1, *crop)."""
-        images, labels, names, spacings = [], [], [], []
+        images, labels, drawn = [], [], []
         for _ in range(self.batch_size):
             index = self._random(len(self.cases))
             case = self.cases[index]
@@ -97,10 +111,10 @@ class CropSource:
                 image = change_intensities(image, self.augmentation, self.generator)
             images.append(image)
             labels.append(label)
-            names.append(case.name)
-            spacings.append(case.spacing)
-        image = torch.stack(images).to(self.device)
-        return Batch((image, torch.tensor(spacings)), torch.stack(labels).to(self.device), tuple(names))
+            drawn.append(case)
+        image, spacing = torch.stack(images).to(self.device), torch.tensor([case.spacing for case in drawn])
+        names = tuple(case.name for case in drawn)
+        return Batch((image, spacing), torch.stack(labels).to(self.device), names, _annotated(drawn, self._classes))
 
     def scores(self, batch: Batch) -> torch.Tensor:
         """Scores (B, classes, *crop)."""
@@ -124,6 +138,8 @@ class CropSource:
         if positions and float(torch.rand(1, generator=self.generator)) < self.FOREGROUND:
             chosen = positions[self._random(len(positions))]
             point = chosen[self._random(len(chosen))].float()
+        elif (known := self._known[index]) is not None:
+            point = known[self._random(len(known))].float()
         else:
             point = torch.rand(3, generator=self.generator) * (size - 1)
         low, high = half - 0.5, size - half - 0.5
@@ -136,7 +152,8 @@ class CropSource:
 class FeatureSource:
     """Feature maps of a frozen backbone, computed once for fixed windows; a step runs the head alone.
 
-    Windows with labels come first; they are cached as half precision until ``FEATURE_BYTES`` are used.
+    Windows with labels come first; they are cached as half precision until ``FEATURE_BYTES`` are used. Windows in which
+    nothing was annotated are left out.
 
     Raises:
         Stopped: ``should_stop`` said so while features were computed.
@@ -156,7 +173,9 @@ class FeatureSource:
         self.head, self.generator, self.device = network.head, generator, device
         self._items: list[Batch] = []
         windows = [part for case in cases for part in _windows(case, window)]
-        windows.sort(key=lambda part: -int((part.label > 0).sum()))
+        windows = [part for part in windows if bool((part.label != IGNORED).any())]
+        windows.sort(key=lambda part: -int(((part.label > 0) & (part.label != IGNORED)).sum()))
+        classes = _number_of_classes(cases)
         clock, used = StageClock("computing features", len(windows), progress), 0
         for done, part in enumerate(windows):
             if should_stop():
@@ -169,7 +188,7 @@ class FeatureSource:
             target = torch.zeros((1, 1, *padded.shape[-3:]))
             _, x, y, z = part.label.shape
             target[0, :, :x, :y, :z] = part.label
-            self._items.append(Batch(tuple(maps), target, (part.name,)))
+            self._items.append(Batch(tuple(maps), target, (part.name,), _annotated([part], classes)))
             used += sum(tensor.nbytes for tensor in maps)
             if used > FEATURE_BYTES:
                 break
@@ -193,7 +212,32 @@ class FeatureSource:
 
 def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:
     """Voxel positions (n, 3) of each structure present in a label (1, X, Y, Z)."""
-    return [torch.nonzero(label[0] == value) for value in label.unique().tolist() if value > 0]
+    return [torch.nonzero(label[0] == value) for value in label.unique().tolist() if value not in (0, IGNORED)]
+
+
+def _some_known_positions(label: torch.Tensor) -> torch.Tensor | None:
+    """At most ``KNOWN_POSITIONS`` positions (n, 3) of annotated voxels of a label (1, X, Y, Z); None if all are."""
+    known = label[0] != IGNORED
+    if bool(known.all()):
+        return None
+    flat = known.flatten().nonzero().flatten()
+    if len(flat) > KNOWN_POSITIONS:
+        flat = flat[torch.randint(len(flat), (KNOWN_POSITIONS,), generator=torch.Generator().manual_seed(0))]
+    return torch.stack(torch.unravel_index(flat, known.shape), dim=-1)
+
+
+def _number_of_classes(cases: Sequence[TrainingCase]) -> int:
+    """Classes of the task: every structure is drawn in some case."""
+    return 1 + max(int(case.label.masked_fill(case.label == IGNORED, 0).max()) for case in cases)
+
+
+def _annotated(cases: Sequence[TrainingCase], classes: int) -> torch.Tensor | None:
+    """(B, classes) bool, which classes were annotated in each case; None if all were in all."""
+    if all(case.annotated is None for case in cases):
+        return None
+    return torch.tensor(
+        [[case.annotated is None or value in case.annotated for value in range(classes)] for case in cases]
+    )
 
 
 def _windows(case: TrainingCase, window: Size) -> list[TrainingCase]:

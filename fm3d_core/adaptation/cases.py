@@ -13,7 +13,18 @@ import numpy as np
 from fm3d_core.errors import CaseError, FM3DError, LabelError, Stopped
 from fm3d_core.files import sha256_of
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
-from fm3d_core.volumes import Preprocessing, Volume, check_label, read_label, read_volume, refuse_constant
+from fm3d_core.volumes import (
+    COMPLETE,
+    IGNORED,
+    Annotation,
+    Preprocessing,
+    Volume,
+    check_label,
+    map_label,
+    read_label,
+    read_volume,
+    refuse_constant,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,23 +44,36 @@ class LabeledCase:
         name: how the case is called in messages and in the adapter.
         image, label: the files; a DICOM series is a folder.
         values: structure name -> voxel value in this label file; None: the task's order, 1 to N.
+        annotation: what of the volume was annotated; by default all.
     """
 
     name: str
     image: Path
     label: Path
     values: Mapping[str, int] | None = None
+    annotation: Annotation = COMPLETE
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """A labelled case in memory: image and label on one RAS grid, label values in the task's order."""
+    """A labelled case in memory: image and label on one RAS grid.
+
+    Attributes:
+        name: of the case.
+        image: as read.
+        label: values in the task's order, ``IGNORED`` where nothing was annotated.
+        image_sha256, label_sha256: of the files.
+        annotation: what was annotated.
+        annotated: classes (0 is background) that were annotated; None: all of the task.
+    """
 
     name: str
     image: Volume
     label: Volume
     image_sha256: str
     label_sha256: str
+    annotation: Annotation = COMPLETE
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +83,16 @@ class TrainingCase:
     Attributes:
         name: of the case.
         image: (C, X, Y, Z) float32 in [-1, 1].
-        label: (1, X, Y, Z) uint8 in the task's order.
+        label: (1, X, Y, Z) uint8 in the task's order, ``IGNORED`` where nothing was annotated.
         spacing: mm per voxel of both.
+        annotated: classes (0 is background) that were annotated; None: all of the task.
     """
 
     name: str
     image: torch.Tensor
     label: torch.Tensor
     spacing: tuple[float, float, float]
+    annotated: tuple[int, ...] | None = None
 
 
 def load_cases(
@@ -78,8 +104,10 @@ def load_cases(
 ) -> tuple[list[LoadedCase], list[str]]:
     """Read and check the cases; a bad one is left out and the reason returned, with the case's name for its path.
 
+    A volume given twice with the same label is used once.
+
     Raises:
-        CaseError: no case is left, or a structure is in none of them.
+        CaseError: no case is left, or a structure or the background is in none of them.
         FM3DError: the only case is bad: its own reason.
         Stopped: ``should_stop`` said so.
     """
@@ -93,7 +121,9 @@ def load_cases(
             raise Stopped("Training")
         clock.report(done)
         try:
-            loaded.append(_load(case, task))
+            read = _load(case, task)
+            _refuse_second(read, loaded)
+            loaded.append(read)
         except FM3DError as error:
             logger.warning("Case %s is left out: %s", case.name, error)
             refused.append((case.name, error))
@@ -102,32 +132,66 @@ def load_cases(
         if len(refused) == 1:
             raise refused[0][1]
         raise CaseError(f"none of the {len(cases)} labelled cases can be used", remedy=f"The first: {refused[0][1]}")
+    _require_classes(loaded, task)
+    return loaded, [str(type(error)(error.problem, remedy=error.remedy, path=name)) for name, error in refused]
+
+
+def _refuse_second(case: LoadedCase, others: Sequence[LoadedCase]) -> None:
+    for other in others:
+        if case.image_sha256 != other.image_sha256 or case.annotated != other.annotated:
+            continue
+        if np.array_equal(case.label.array, other.label.array):
+            raise CaseError(f"is the same image with the same label as {other.name}", remedy="It is used once")
+
+
+def notes_on_labels(cases: Sequence[LoadedCase]) -> list[str]:
+    """What a user should know of labels that are partial or that contradict each other."""
+    notes = []
+    if partial := [case.name for case in cases if not case.annotation.complete]:
+        notes.append(f"Labelled in part, what was not annotated counts nowhere: {', '.join(partial)}")
+    for index, case in enumerate(cases):
+        if twins := [other.name for other in cases[:index] if other.image_sha256 == case.image_sha256]:
+            notes.append(f"{case.name} is the same image as {twins[0]} with another label; both labels are used")
+    if bare := [case.name for case in cases if not (case.label.array == 0).any()]:
+        notes.append(f"No background is annotated in {', '.join(bare)}: what it looks like is learned from the others")
+    return notes
+
+
+def _require_classes(loaded: Sequence[LoadedCase], task: SegmentationTask) -> None:
     present = set().union(*(set(np.unique(case.label.array).tolist()) for case in loaded))
     missing = [name for name, value in task.values.items() if value not in present]
+    if 0 not in present and any(IGNORED in case.label.array for case in loaded):
+        raise CaseError(
+            "no voxel is annotated as background, so everything would become a structure",
+            remedy="Annotate some background in at least one volume, with value 0 or a label named background",
+        )
     if missing:
         raise CaseError(
             f"no case contains {', '.join(missing)}",
             remedy="Label it in at least one volume or leave the structure out",
         )
-    return loaded, [str(type(error)(error.problem, remedy=error.remedy, path=name)) for name, error in refused]
 
 
 def _load(case: LabeledCase, task: SegmentationTask) -> LoadedCase:
     values = dict(case.values) if case.values is not None else task.values
     image = read_volume(case.image)
     refuse_constant(image)
-    label = read_label(case.label, names={value: name for name, value in values.items()})
-    check_label(label, image)
-    mapped = np.zeros_like(label.array, dtype=np.uint8)
-    for name, value in values.items():
-        if name in task.values:
-            mapped[label.array == value] = task.values[name]
-    if not mapped.any():
+    label = read_label(case.label, names=case.annotation.names_of(values))
+    check_label(label, image, allow_empty=case.annotation.unlabelled_value == 0)
+    label, annotation = map_label(label, values, task.labels, case.annotation)
+    if np.isin(label.array, (0, IGNORED)).all():
         raise LabelError(
             f"none of {', '.join(task.labels)} is labelled", path=case.label, remedy="Draw it or leave the case out"
         )
-    label = Volume(array=mapped, affine=label.affine, source=label.source)
-    return LoadedCase(case.name, image, label, _hash(case.image), _hash(case.label))
+    hashes = _hash(case.image), _hash(case.label)
+    return LoadedCase(case.name, image, label, *hashes, annotation, _annotated(annotation, task))
+
+
+def _annotated(annotation: Annotation, task: SegmentationTask) -> tuple[int, ...] | None:
+    """The classes that were annotated; None if these are all of the task."""
+    if annotation.structures is None or set(task.labels) <= set(annotation.structures):
+        return None
+    return (0, *(value for name, value in task.values.items() if name in annotation.structures))
 
 
 def _hash(path: Path) -> str:
@@ -196,7 +260,21 @@ def prepare_cases(
             raise Stopped("Training")
         clock.report(done)
         volume = preprocessing.prepare(case.image)
-        label = preprocessing.prepare_label(case.label, volume)
-        prepared.append(TrainingCase(case.name, volume.image, label, volume.spacing))
+        label = preprocessing.prepare_label(case.label, volume, ignored=IGNORED)
+        prepared.append(TrainingCase(case.name, volume.image, label, volume.spacing, case.annotated))
     clock.report(len(cases))
     return prepared
+
+
+def check_structures_left(cases: Sequence[TrainingCase], task: SegmentationTask) -> None:
+    """Refuse to learn a structure of which no voxel is left on the prepared grids.
+
+    Raises:
+        CaseError: names the structure.
+    """
+    left = set().union(*(set(case.label.unique().tolist()) for case in cases))
+    if lost := [name for name, value in task.values.items() if value not in left]:
+        raise CaseError(
+            f"no voxel of {', '.join(lost)} is left after resampling",
+            remedy="Label more of it, or give a task with a finer spacing or without crop_foreground",
+        )

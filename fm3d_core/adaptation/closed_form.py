@@ -20,6 +20,7 @@ from fm3d_core.models.heads import AdaptedHead, LinearHead
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.models.voxel_features import draw_voxels, features_at
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
+from fm3d_core.volumes import IGNORED
 
 BATCHES = 8  # that voxels are taken from; the last quarter chooses among the following
 VOXELS = 1500  # of each image
@@ -41,6 +42,10 @@ class Voxels:
     features: torch.Tensor
     labels: torch.Tensor
     share: torch.Tensor
+
+    def chosen(self, which: torch.Tensor) -> Voxels:
+        """The voxels where ``which`` (n,) is True."""
+        return Voxels(self.features[which], self.labels[which], self.share[which])
 
     @classmethod
     def joined(cls, parts: Sequence[Voxels]) -> Voxels:
@@ -94,6 +99,10 @@ def solve_head(
 ) -> float:
     """Set the weights of a linear head; the rest of the network stays.
 
+    Voxels that were not annotated are not used. Where some structures were not annotated, "background" may be one of
+    them: least squares has no sum of probabilities as the loss has, so such voxels are used only if no other
+    background was drawn.
+
     Args:
         network: its head is a :class:`fm3d_core.models.heads.LinearHead`, maybe behind an adapter that is still the
             identity.
@@ -110,16 +119,17 @@ def solve_head(
     assert isinstance(head, LinearHead)
     generator = torch.Generator().manual_seed(seed)
     clock = StageClock("solving the head", BATCHES, progress)
-    voxels: list[Voxels] = []
+    drawn: list[tuple[Voxels, torch.Tensor]] = []
     trains = network.backbone.training
     network.backbone.eval()
     for done in range(BATCHES):
         if should_stop():
             raise Stopped("Training")
         clock.report(done)
-        voxels.append(_draw(source, generator))
+        drawn.append(_draw(source, generator))
     network.backbone.train(trains)
-    _set(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
+    if voxels := _usable(drawn):
+        _set(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
     clock.report(BATCHES)
     return clock.elapsed
 
@@ -172,17 +182,37 @@ def _linear_part(head: torch.nn.Module) -> torch.nn.Module:
     return head.head if isinstance(head, AdaptedHead) else head
 
 
-def _draw(source: BatchSource, generator: torch.Generator) -> Voxels:
-    """Random voxels of one batch."""
+def _usable(drawn: Sequence[tuple[Voxels, torch.Tensor]]) -> list[Voxels]:
+    """Per batch the voxels that are annotated, without doubtful background if there is other."""
+    certain = [voxels.chosen(voxels.labels != IGNORED) for voxels, _ in drawn]
+    if any(bool(((voxels.labels == 0) & ~doubtful).any()) for voxels, doubtful in drawn):
+        certain = [voxels.chosen((voxels.labels != IGNORED) & ~doubtful) for voxels, doubtful in drawn]
+    return [voxels for voxels in certain if len(voxels.labels)]
+
+
+def _draw(source: BatchSource, generator: torch.Generator) -> tuple[Voxels, torch.Tensor]:
+    """Random annotated voxels of one batch, and (n,) bool which of them are doubtful background.
+
+    An image without any annotated voxel gives voxels labelled ``IGNORED``.
+    """
     batch = source.draw()
     maps, size = source.features(batch)
     target = F.pad(batch.target, _missing(batch.target.shape[-3:], size))[:, 0].long().cpu()  # (B, *size)
-    chosen = torch.stack([draw_voxels(label, VOXELS, generator) for label in target])  # (B, n)
+    known = [label != IGNORED for label in target]
+    known = [each if bool(each.any()) else torch.ones_like(each) for each in known]
+    chosen = torch.stack(
+        [draw_voxels(label, VOXELS, generator, where) for label, where in zip(target, known, strict=True)]
+    )  # (B, n)
     labels = target.flatten(1).gather(1, chosen)
     # voxels were drawn with one over the square root of their class's size
     share = [torch.bincount(label.flatten()).float().sqrt()[own] for label, own in zip(target, labels, strict=True)]
     found = features_at(maps, chosen.to(maps[0].device), size).flatten(0, 1)
-    return Voxels(found, labels.flatten().to(found.device), torch.cat(share).to(found.device))
+    partial = torch.zeros(len(target), dtype=torch.bool)
+    if batch.annotated is not None:
+        partial = ~batch.annotated.all(dim=1).cpu()
+    doubtful = (labels == 0) & partial[:, None]
+    voxels = Voxels(found, labels.flatten().to(found.device), torch.cat(share).to(found.device))
+    return voxels, doubtful.flatten().to(found.device)
 
 
 def _missing(shape: torch.Size, size: tuple[int, int, int]) -> tuple[int, ...]:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
-from fm3d_core.adaptation.cases import LabeledCase, load_cases, plan_preprocessing, prepare_cases
+from fm3d_core.adaptation.cases import (
+    LabeledCase,
+    check_structures_left,
+    load_cases,
+    notes_on_labels,
+    plan_preprocessing,
+    prepare_cases,
+)
 from fm3d_core.adaptation.methods import Method, check_method
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.models.weights.catalogue import find_entry
@@ -77,8 +84,9 @@ def finetune(
         notes += _notes_on_input(task, built.fed)
     assert task.preprocessing is not None
     network.input_range = task.preprocessing.input_range
+    notes += notes_on_labels(loaded)
     prepared = prepare_cases(loaded, task.preprocessing, progress=progress, should_stop=should_stop)
-
+    check_structures_left(prepared, task)
     for case in prepared:
         task.check_channels(len(case.image))
     network.to(device)
@@ -88,7 +96,9 @@ def finetune(
         logger.info(note)
     card = replace(
         _card(task, settings, built, window),
-        cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
+        cases=tuple(
+            UsedCase(case.name, case.image_sha256, case.label_sha256, case.annotation.to_dict()) for case in loaded
+        ),
         left_out=tuple(refused),
         notes=tuple(notes),
     )

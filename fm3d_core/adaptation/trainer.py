@@ -13,7 +13,7 @@ from fm3d_core.devices import autocast
 from fm3d_core.errors import CaseError, Stopped
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 WARMUP = 0.03  # share of the budget over which the learning rate rises
 REPORT_SECONDS = 0.5
 
@@ -57,7 +57,7 @@ def optimise(
 
     Args:
         source: draws batches and computes their scores.
-        loss_function: of scores (B, classes, X, Y, Z) and target (B, 1, X, Y, Z).
+        loss_function: of scores (B, classes, X, Y, Z), target (B, 1, X, Y, Z) and the batch's ``annotated``.
         budget: when to end.
         gradient_clip: largest norm of the gradient (nnU-Net: 12).
 
@@ -77,7 +77,7 @@ def optimise(
         batch = source.draw()
         with autocast(device):
             scores = source.scores(batch)
-        loss = loss_function(scores.float(), batch.target.to(device))
+        loss = loss_function(scores.float(), batch.target.to(device), batch.annotated)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise CaseError(

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation import AdapterCard
     from fm3d_core.evaluation import ComparisonRow
     from fm3d_core.inference import Predictor
-    from fm3d_core.volumes import Case
+    from fm3d_core.volumes import Annotation, Case
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Segment labelled volumes and compare with their labels: Dice per structure, on each image's own grid.
 
-    Volumes the adapter has learned from are left out, and said so.
+    Volumes the adapter has learned from are left out, and said so. Where labels are partial (annotation.json), Dice is
+    over the annotated voxels, and of the annotated structures of each volume.
 
     Attributes:
         data: folder of labelled cases: images/, labels/ and labels.json ({"1": "name"}) or dataset.json.
@@ -51,13 +52,15 @@ class Evaluate:
         from rich.console import Console
 
         from fm3d_core.inference import Predictor
-        from fm3d_core.volumes import find_cases, read_label_names
+        from fm3d_core.volumes import find_cases, read_annotations, read_label_names
 
         console = Console()
         if self.out is not None and (self.out / "results.json").exists():
             raise SettingsError("exists already", path=self.out / "results.json", remedy="Choose another folder")
         adapter = self.adapter.load()
-        found = choose_cases(find_cases(self.data, labelled=True), self.cases, self.data)
+        every = find_cases(self.data, labelled=True)
+        annotations = read_annotations(self.data, every)
+        found = choose_cases(every, self.cases, self.data)
         found = self._without_learned(found, adapter.card, console)
         values = {name: value for value, name in read_label_names(self.data, found).items()}
         if missing := [name for name in adapter.card.task.labels if name not in values]:
@@ -68,7 +71,7 @@ class Evaluate:
         rows = []
         for number, case in enumerate(found, start=1):
             with console.status(f"Segmenting {case.name} ({number} of {len(found)})"):
-                rows.append(_compare(case, predictor, values))
+                rows.append(_compare(case, predictor, values, annotations[case.name]))
         self._show(rows, adapter.card, console)
 
     def _without_learned(self, cases: list[Case], card: AdapterCard, console: Console) -> list[Case]:
@@ -111,21 +114,22 @@ class Evaluate:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _compare(case: Case, predictor: Predictor, values: dict[str, int]) -> ComparisonRow:
+def _compare(case: Case, predictor: Predictor, values: dict[str, int], annotation: Annotation) -> ComparisonRow:
     from fm3d_core.evaluation import ComparisonRow, dice_per_label
-    from fm3d_core.volumes import check_label, read_label, read_volume
+    from fm3d_core.volumes import IGNORED, check_label, map_label, read_label, read_volume
 
     assert case.label is not None  # find_cases(labelled=True)
     labels = predictor.card.task.labels
     volume = read_volume(case.image)
-    label = read_label(case.label, names={value: name for name, value in values.items()})
+    label = read_label(case.label, names=annotation.names_of(values))
     check_label(label, volume, allow_empty=True)
-    table = np.zeros(256, np.uint8)
-    for index, name in enumerate(labels, start=1):
-        table[values[name]] = index
-    truth = table[label.array]
+    truth = map_label(label, values, labels, annotation)[0].array
+    known = truth != IGNORED
+    truth = np.where(known, truth, 0)
     prediction = predictor.segment(volume)
-    dice = dice_per_label(prediction, truth, labels)
+    dice = dice_per_label(np.where(known, prediction, 0), truth, labels)
+    if annotation.structures is not None:
+        dice = {name: value if name in annotation.structures else float("nan") for name, value in dice.items()}
     return ComparisonRow(case.name, volume.array, truth, prediction, volume.spacing, dice)
 
 

@@ -26,7 +26,8 @@ class Finetune:
 
     Where the head is linear, a first version is there after seconds: it can be used while training goes on.
 
-    DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json.
+    DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json. Where labels
+    are partial, annotation.json says what was annotated.
 
     Attributes:
         data: folder of the labelled cases.
@@ -96,9 +97,11 @@ class Finetune:
     def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
         from fm3d_core.adaptation import LabeledCase
         from fm3d_core.tasks import SegmentationTask
-        from fm3d_core.volumes import find_cases, read_label_names
+        from fm3d_core.volumes import find_cases, read_annotations, read_label_names
 
-        found = choose_cases(find_cases(self.data, labelled=True), self.cases, self.data)
+        every = find_cases(self.data, labelled=True)
+        annotations = read_annotations(self.data, every)
+        found = choose_cases(every, self.cases, self.data)
         if self.shots is not None:
             if not 1 <= self.shots <= len(found):
                 raise CaseError(
@@ -108,14 +111,19 @@ class Finetune:
                 )
             found = found[: self.shots]
         values = {name: value for value, name in read_label_names(self.data, found).items()}
+        structures = tuple(name for name in values if name.lower() != "background")
         if self.task is not None and self.labels:
             raise SettingsError("both --task and --labels are given", remedy="Give one of them")
-        task = SegmentationTask.from_yaml(self.task) if self.task else SegmentationTask(self.labels or tuple(values))
+        task = SegmentationTask.from_yaml(self.task) if self.task else SegmentationTask(self.labels or structures)
         if unknown := [name for name in task.labels if name not in values]:
             raise SettingsError(
                 f"unknown label {', '.join(unknown)}", path=self.data, remedy=f"Its labels: {', '.join(values)}"
             )
-        cases = [LabeledCase(case.name, case.image, case.label, values) for case in found if case.label is not None]
+        cases = [
+            LabeledCase(case.name, case.image, case.label, values, annotations[case.name])
+            for case in found
+            if case.label is not None
+        ]
         return cases, task
 
 

@@ -8,14 +8,18 @@ import torch
 from torch.nn import functional as F
 
 
-def draw_voxels(label: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
+def draw_voxels(
+    label: torch.Tensor, number: int, generator: torch.Generator, known: torch.Tensor | None = None
+) -> torch.Tensor:
     """Flat indices (number,) of random voxels of ``label`` (X, Y, Z); small structures count more than their volume.
 
     A voxel's weight is one over the square root of its structure's size, half way between all voxels alike and all
-    structures alike.
+    structures alike. Where ``known`` (X, Y, Z; some voxel must be) is False none is drawn.
     """
     flat = label.flatten()
     weight = torch.bincount(flat).float().clamp(min=1).rsqrt()[flat]
+    if known is not None:
+        weight = weight * known.flatten()
     return torch.multinomial(weight, number, replacement=True, generator=generator)
 
 

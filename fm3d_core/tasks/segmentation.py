@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fm3d_core.errors import SettingsError
-from fm3d_core.volumes import Preprocessing
+from fm3d_core.volumes import IGNORED, Preprocessing
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from fm3d_core.models.backbone import Backbone
+    from fm3d_core.tasks.segmentation_loss import SegmentationLoss
 
 
 HEADS = ("auto", "linear", "light", "unetr", "vit_adapter")
@@ -37,7 +37,7 @@ class SegmentationTask:
         channels: image channels.
 
     Raises:
-        SettingsError: no label, a label twice, an empty name, or more than 255 labels.
+        SettingsError: no label, a label twice, an empty name, or more than 254 labels (255 is "not annotated").
     """
 
     labels: tuple[str, ...]
@@ -52,8 +52,8 @@ class SegmentationTask:
             raise SettingsError("a segmentation task needs at least one named structure", remedy=remedy)
         if len(set(self.labels)) != len(self.labels):
             raise SettingsError(f"a structure is named twice: {', '.join(self.labels)}", remedy=remedy)
-        if len(self.labels) > 255:
-            raise SettingsError("more than 255 structures do not fit a label map", remedy="Split the task")
+        if len(self.labels) >= IGNORED:
+            raise SettingsError(f"more than {IGNORED - 1} structures do not fit a label map", remedy="Split the task")
 
     @property
     def classes(self) -> int:
@@ -115,14 +115,11 @@ class SegmentationTask:
         except ValueError as error:
             raise SettingsError(str(error), remedy="Choose head unetr, light, linear or auto") from error
 
-    def loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z).
+    def loss(self) -> SegmentationLoss:
+        """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z)."""
+        from fm3d_core.tasks.segmentation_loss import SegmentationLoss
 
-        The Dice sums run over the whole batch, which is steadier than per crop when a structure is missing in one.
-        """
-        from monai.losses import DiceCELoss
-
-        return DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        return SegmentationLoss()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON and YAML."""

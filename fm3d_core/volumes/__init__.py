@@ -1,8 +1,9 @@
 """Volumes: reading, checking, orienting, resampling, normalising and writing 3D images. Knows nothing of models."""
 
+from fm3d_core.volumes.annotation import COMPLETE, IGNORED, Annotation, map_label
 from fm3d_core.volumes.cases import Case, find_cases, is_dicom_series
 from fm3d_core.volumes.header import Header
-from fm3d_core.volumes.label_names import read_label_names
+from fm3d_core.volumes.label_names import read_annotations, read_label_names
 from fm3d_core.volumes.labels import check_label
 from fm3d_core.volumes.names import case_name
 from fm3d_core.volumes.preprocessing import PreparedVolume, Preprocessing, refuse_constant
@@ -12,7 +13,10 @@ from fm3d_core.volumes.volume import SourceGrid, Volume
 from fm3d_core.volumes.writing import write_label, write_nifti
 
 __all__ = [
+    "COMPLETE",
+    "IGNORED",
     "SYNTHETIC_LABELS",
+    "Annotation",
     "Case",
     "Header",
     "PreparedVolume",
@@ -25,6 +29,8 @@ __all__ = [
     "find_cases",
     "inspect_header",
     "is_dicom_series",
+    "map_label",
+    "read_annotations",
     "read_label",
     "read_label_names",
     "read_volume",

@@ -92,3 +92,28 @@ def nearest(values: Array, shape: Shape) -> Array:
     )
     result: Array = values[np.ix_(*places)]
     return result
+
+
+def nearest_known(values: Array, shape: Shape, ignored: int) -> Array:
+    """As :func:`nearest`, but what is ``ignored`` gives way to a known voxel of the same new voxel.
+
+    On a coarser grid the nearest voxels leave slices out, and single annotated ones would be lost. Where the nearest is
+    ignored, those before and behind it along one axis are taken if they lie in the new voxel too.
+    """
+    result = nearest(values, shape)
+    if values.shape == shape or not (values == ignored).any():
+        return result
+    middle = [
+        np.floor(centres(count, other) + 0.5).astype(np.int64).clip(0, other - 1)
+        for count, other in zip(shape, values.shape, strict=True)
+    ]
+    for axis, (count, other) in enumerate(zip(shape, values.shape, strict=True)):
+        half = other / count / 2
+        for distance in range(1, int(half) + 1):
+            for step in (-distance, distance):
+                moved = (middle[axis] + step).clip(0, other - 1)
+                inside = np.abs(moved - centres(count, other)) < half
+                places = [np.where(inside, moved, middle[axis]) if each == axis else middle[each] for each in range(3)]
+                candidate = values[np.ix_(*places)]
+                result = np.where(result == ignored, candidate, result)
+    return result

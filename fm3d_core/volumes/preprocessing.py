@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.errors import SettingsError, VolumeError
-from fm3d_core.volumes.grids import PreparedGrid, Shape, nearest, resampled_shape, trilinear
+from fm3d_core.volumes.grids import PreparedGrid, Shape, nearest, nearest_known, resampled_shape, trilinear
 from fm3d_core.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -93,14 +93,26 @@ class Preprocessing:
         x, y, z = (step * old / new for step, old, new in zip(volume.spacing, shape, resampled, strict=True))
         return PreparedVolume(image[grid.crop].contiguous()[None], (x, y, z), grid)
 
-    def prepare_label(self, label: Volume, prepared: PreparedVolume) -> torch.Tensor:
-        """The label map on the grid of its prepared image: (1, X', Y', Z') uint8, nearest neighbour."""
+    def prepare_label(self, label: Volume, prepared: PreparedVolume, *, ignored: int | None = None) -> torch.Tensor:
+        """The label map on the grid of its prepared image: (1, X', Y', Z') uint8, nearest neighbour.
+
+        Args:
+            label: on its image's grid.
+            prepared: of the image.
+            ignored: a value that gives way to any other in the same new voxel, see
+                :func:`fm3d_core.volumes.grids.nearest_known`.
+        """
         import torch
 
         grid = prepared.grid
         if label.array.shape != grid.original:
             raise ValueError(f"label has shape {label.array.shape}, its image {grid.original}; call check_label first")
-        return torch.from_numpy(np.ascontiguousarray(nearest(label.array, grid.resampled)[grid.crop])[None])
+        values = (
+            nearest(label.array, grid.resampled)
+            if ignored is None
+            else (nearest_known(label.array, grid.resampled, ignored))
+        )
+        return torch.from_numpy(np.ascontiguousarray(values[grid.crop])[None])
 
     def _scale(self, image: torch.Tensor) -> torch.Tensor:
         """Map the window or the percentiles linearly to [-1, 1], clipped.

@@ -100,6 +100,7 @@ def _is_network_code(module: str) -> bool:
             "pretraining.self_distillation_objective",
             "pretraining.store_dataset",
             "pretraining.training_state",
+            "tasks.segmentation_loss",
         )
     )
 
