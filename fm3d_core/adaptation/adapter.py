@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.adaptation.expected_dice import ExpectedDice
-from fm3d_core.errors import AdapterError, FM3DError
+from fm3d_core.errors import AdapterError, FM3DError, WeightsError
 from fm3d_core.files import atomic_folder, sha256_of
 from fm3d_core.models.zoo import BackboneSpec
 from fm3d_core.tasks import SegmentationTask
@@ -18,6 +18,7 @@ from fm3d_core.tasks import SegmentationTask
 if TYPE_CHECKING:
     import torch
 
+    from fm3d_core.models.backbone import Backbone
     from fm3d_core.models.network import DenseNetwork
 
 FORMAT = 1
@@ -159,22 +160,17 @@ class Adapter:
 
         Raises:
             AdapterError: the tensors do not fit, or the backbone is not the one it was trained on.
-            WeightsError: the backbone's weight file is missing.
+            WeightsError: the backbone's weight file cannot be used, and the adapter does not hold all weights itself.
         """
         import torch
 
         from fm3d_core.adaptation.methods import check_method
         from fm3d_core.models.network import DenseNetwork
-        from fm3d_core.models.zoo import backbone_sha256, create_backbone
+        from fm3d_core.models.zoo import backbone_sha256
 
         method = check_method(self.card.method)
-        # an adapter that holds every weight itself does not depend on the backbone's initial ones, nor on their file
-        backbone = create_backbone(replace(self.card.backbone, weights=None))
-        own = {name for name in self.tensors if name.startswith("backbone.")}
-        complete = own >= {f"backbone.{name}" for name in backbone.state_dict()}  # type: ignore[attr-defined]
-        if not complete and self.card.backbone.weights is not None:
-            backbone = create_backbone(self.card.backbone)
-        if not complete and backbone_sha256(backbone) != self.card.backbone_sha256:
+        backbone = self._plain_backbone()
+        if not self._replaces(backbone) and backbone_sha256(backbone) != self.card.backbone_sha256:
             raise AdapterError(
                 f"the adapter was trained on another backbone ({self.card.backbone_sha256[:12]})",
                 remedy=f"Use the {self.card.backbone.preset} with the weights it was trained on, or train again",
@@ -194,6 +190,24 @@ class Adapter:
         network.requires_grad_(False)
         network.eval()
         return network
+
+    def _plain_backbone(self) -> Backbone:
+        """The backbone before training; with random weights where their file cannot be used and is not needed."""
+        from fm3d_core.models.zoo import create_backbone
+
+        try:
+            return create_backbone(self.card.backbone)
+        except WeightsError:
+            backbone = create_backbone(replace(self.card.backbone, weights=None))
+            if not self._replaces(backbone):
+                raise
+            return backbone
+
+    def _replaces(self, backbone: Backbone) -> bool:
+        """Whether the adapter holds every tensor of the backbone, and so does not depend on its initial ones."""
+        state: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
+        own = {name: tensor.shape for name, tensor in self.tensors.items()}
+        return all(own.get(f"backbone.{name}") == tensor.shape for name, tensor in state.items())
 
 
 def trained_tensors(network: DenseNetwork) -> dict[str, torch.Tensor]:

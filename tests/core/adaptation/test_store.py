@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from fm3d_core.adaptation import Adapter, AdapterStore, FinetuneSettings, untrained_adapter
 from fm3d_core.adaptation.adapter import CARD_FILE, TENSORS_FILE
-from fm3d_core.errors import AdapterError
+from fm3d_core.errors import AdapterError, WeightsError
+from fm3d_core.models.weights.store import weights_folder
+from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.tasks import SegmentationTask
 
 
@@ -101,6 +105,38 @@ def test_tensors_that_do_not_fit_are_refused(adapter: Adapter) -> None:
     fewer = dict(list(adapter.tensors.items())[:-1])
     with pytest.raises(AdapterError, match="do not fit"):
         Adapter(adapter.card, fewer).build_network()
+
+
+@pytest.mark.parametrize("own_shape", [False, True])
+def test_only_an_adapter_that_holds_all_weights_does_without_their_file(own_shape: bool, tmp_path: Path) -> None:
+    """And only where the preset tells the backbone's shape: options of its own are in the file alone."""
+    options = {"channels": [4, 8, 16, 32]} if own_shape else {"channels": [8, 16, 32, 64]}
+    spec = BackboneSpec("residual_unet_small", seed=3)
+    state = create_backbone(spec, options).state_dict()  # type: ignore[attr-defined]
+    about = {"preset": None, "objective": "pretext", "class": "ResidualUNet", "config": options}
+    metadata = {"fm3d": json.dumps(about)}
+    path = tmp_path / "backbone.safetensors"
+    safetensors.torch.save_file({name: each.contiguous() for name, each in state.items()}, path, metadata)
+    adapters = {}
+    for method in ("full", "linear_probe"):
+        adapters[method] = untrained_adapter(
+            SegmentationTask(("liver",)), FinetuneSettings(method=method, weights=path)
+        )
+        backbone = adapters[method].build_network().backbone
+        assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
+    (copy,) = weights_folder().glob("*.safetensors")
+    for content in (b"damaged", None):
+        if content is None:
+            copy.unlink()
+        else:
+            copy.write_bytes(content)
+        for method, adapter in adapters.items():
+            if method == "full" and not own_shape:
+                backbone = adapter.build_network().backbone
+                assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.state_dict().items())
+            else:
+                with pytest.raises(WeightsError, match="not on this computer" if content is None else "damaged"):
+                    adapter.build_network()
 
 
 def test_an_empty_folder_is_not_an_adapter(tmp_path: Path) -> None:
