@@ -109,7 +109,7 @@ def nearest_known(values: Array, shape: Shape, ignored: int) -> Array:
     ]
     for axis, (count, other) in enumerate(zip(shape, values.shape, strict=True)):
         half = other / count / 2
-        for distance in range(1, int(half) + 1):
+        for distance in range(1, int(half + 0.5) + 1):
             for step in (-distance, distance):
                 moved = (middle[axis] + step).clip(0, other - 1)
                 inside = np.abs(moved - centres(count, other)) < half

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -52,6 +53,35 @@ def test_cross_validation_says_what_dice_to_expect_and_the_list_shows_it(
     assert "Dice to expect on a further volume: 0." in capsys.readouterr().out
     assert run("adapters", "show", 2, "--store", tmp_path / "store") == 0
     assert len(json.loads(capsys.readouterr().out)["expected_dice"]["cases"]) == 2
+
+
+def test_a_folder_labelled_in_part_is_learned_from_and_measured_where_it_is_annotated(
+    synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(synthetic_folder, data)
+    names = sorted(path.name for path in (data / "labels").iterdir())
+    for name in names:
+        file = nib.load(data / "labels" / name)
+        label = np.asarray(file.dataobj).copy()
+        label[:, :, 1::2] = 255
+        nib.save(nib.Nifti1Image(label, file.affine), data / "labels" / name)
+    finetune = ("finetune", data, "--shots", 2, "--steps", 25, "--device", "cpu", "--store", store)
+    assert run(*finetune) == 2 and "none of the 2 labelled cases" in capsys.readouterr().err
+    (data / "labels.json").write_text('{"1": "ellipsoid", "2": "tube", "255": "ignore"}')
+    (data / "annotation.json").write_text(json.dumps({"cases": {names[3][:-7]: {"structures": ["ellipsoid"]}}}))
+    label = nib.load(data / "labels" / names[3])
+    values = np.asarray(label.dataobj)
+    nib.save(nib.Nifti1Image(np.where(values == 2, 0, values), label.affine), data / "labels" / names[3])
+    assert run(*finetune) == 0
+    assert "Labelled in part" in " ".join(capsys.readouterr().out.split())
+    assert run("evaluate", data, "--store", store, "--out", tmp_path / "evaluation", "--pictures", 1) == 0
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    used = results["adapter"]["cases"]
+    assert [case["annotation"] for case in used] == [{"unlabelled_value": 255}] * 2
+    third, fourth = (results["dice"][name[:-7]] for name in names[2:])
+    # the network finds much of what is there, so counting the undrawn half would leave less than this
+    assert third["tube"] > 0.2 and fourth["tube"] is None and fourth["ellipsoid"] > 0.2
 
 
 def test_prediction_writes_each_volume_on_its_own_grid_and_overwrites_nothing(
