@@ -68,6 +68,8 @@ REFUSED = {
     ("affine_ln", "residual_unet_small"),
     ("adaptformer", "residual_unet_small"),
     ("cnn_adapter", "vit_light_8"),
+    ("vera", "residual_unet_small"),
+    ("lora_query_value", "residual_unet_small"),
 }
 SIZES = {"residual_unet_small": (16, 16, 16), "vit_light_8": (32, 16, 16), "swin_unetr_tiny": (64, 32, 32)}
 QUICK = (
@@ -93,6 +95,10 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "spatial_adapter": (),
     "adaptformer": (".added.down.weight", ".added.down.bias", ".added.up.weight", ".added.up.bias"),
     "cnn_adapter": (".added.weight",),
+    "lora_late": (".lora_A.default.weight", ".lora_B.default.weight"),
+    "lora_query_value": (".qkv.lora_A.default.weight", ".qkv.lora_B.default.weight"),
+    "dora": (".lora_A.default.weight", ".lora_B.default.weight", ".lora_magnitude_vector.default.weight"),
+    "vera": (".vera_lambda_b.default", ".vera_lambda_d.default"),
 }
 
 
@@ -193,3 +199,17 @@ def test_a_feature_adapter_refuses_a_head_that_runs_the_backbone() -> None:
     head = SegmentationTask(("a",)).build_head(create_backbone(BackboneSpec("vit_tiny")), "vit_adapter")
     with pytest.raises(SettingsError, match=r"spatial_adapter.*Choose method lora, or head linear"):
         check_method("spatial_adapter").apply(DenseNetwork(backbone, head))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first", "parts"),
+    [("vit_light_8", "blocks.3", 6), ("swin_unetr_tiny", "network.swinViT.layers3", 4), ("residual_unet_small", "", 6)],
+)
+def test_late_lora_leaves_the_earlier_half_alone(backbone: str, first: str, parts: int) -> None:
+    network = _network(backbone)
+    check_method("lora_late").apply(network)
+    adapted = [name for name in _trained(network) if ".lora_A." in name]
+    assert len(adapted) == parts and min(adapted).startswith(f"backbone.{first}")
+    if backbone == "residual_unet_small":
+        assert {name.split(".")[1] for name in adapted} == {"encoder", "decoder"}
+        assert all(name.startswith(("backbone.encoder.2", "backbone.decoder")) for name in adapted)
