@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
 from fm3d_core.adaptation.cases import LabeledCase, load_cases, plan_preprocessing, prepare_cases
 from fm3d_core.adaptation.methods import Method, check_method
+from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, choose_weights
@@ -88,6 +90,7 @@ def finetune(
         device=device,
         progress=progress,
         should_stop=should_stop,
+        after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
     )
     for note in notes:
         logger.info(note)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fm3d_core.adaptation.methods.adaptformer import AdaptFormer
 from fm3d_core.adaptation.methods.affine import AffineNorm
+from fm3d_core.adaptation.methods.arena import ARENA
 from fm3d_core.adaptation.methods.base import Method
 from fm3d_core.adaptation.methods.bias import Bias
 from fm3d_core.adaptation.methods.cnn_adapter import CNNAdapter
+from fm3d_core.adaptation.methods.compacter import Compacter
 from fm3d_core.adaptation.methods.dora import DoRA
 from fm3d_core.adaptation.methods.feature_adapter import BLACK_BOX_ADAPTER, SPATIAL_ADAPTER
 from fm3d_core.adaptation.methods.full import Full
@@ -31,6 +33,8 @@ _ALL: tuple[Method, ...] = (
     VeRA(),
     LateLoRA(),
     QueryValueLoRA(),
+    ARENA(),
+    Compacter(),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
