@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
@@ -17,6 +18,7 @@ from fm3d_core.adaptation.cases import (
     prepare_cases,
 )
 from fm3d_core.adaptation.methods import Method, check_method
+from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, choose_weights
@@ -116,6 +118,7 @@ def finetune(
         device=device,
         progress=progress,
         should_stop=should_stop,
+        after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
     )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
     return Adapter(replace(card, training=training), _to_cpu(trained_tensors(network)))

@@ -52,6 +52,7 @@ def optimise(
     should_stop: ShouldStop,
     weight_decay: float = 1e-4,
     gradient_clip: float = 12.0,
+    after_step: Callable[[float], None] | None = None,
 ) -> TrainingRecord:
     """Train ``parameters`` in place with AdamW, a short warm-up and polynomial decay (power 0.9, as nnU-Net).
 
@@ -60,6 +61,7 @@ def optimise(
         loss_function: of scores (B, classes, X, Y, Z), target (B, 1, X, Y, Z) and the batch's ``annotated``.
         budget: when to end.
         gradient_clip: largest norm of the gradient (nnU-Net: 12).
+        after_step: called after each step of the optimiser with the step's learning rate.
 
     Raises:
         CaseError: the loss became infinite or not a number; names the cases of that batch.
@@ -72,8 +74,9 @@ def optimise(
     while (spent := budget.fraction(step, clock.elapsed)) < 1:
         if should_stop():
             raise Stopped("Training")
+        rate = learning_rate * _schedule(spent)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * _schedule(spent)
+            group["lr"] = rate
         batch = source.draw()
         with autocast(device):
             scores = source.scores(batch)
@@ -88,6 +91,8 @@ def optimise(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, gradient_clip)
         optimiser.step()
+        if after_step is not None:
+            after_step(rate)
         step += 1
         smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
         if clock.elapsed - last_report > REPORT_SECONDS:

@@ -39,7 +39,10 @@ class Backbone(Protocol):
         ...
 
     def lora_targets(self) -> list[str]:
-        """Full names of the submodules that low-rank adapters go into; each is a Linear or Conv3d."""
+        """Full names of the submodules that low-rank adapters go into; each is a Linear or Conv3d.
+
+        A ViT's or an encoder's shallow layers come first, a decoder's last.
+        """
         ...
 
 

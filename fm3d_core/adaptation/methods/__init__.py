@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from fm3d_core.adaptation.methods.adaptformer import AdaptFormer
 from fm3d_core.adaptation.methods.affine import AffineNorm
+from fm3d_core.adaptation.methods.arena import ARENA
 from fm3d_core.adaptation.methods.base import Method
 from fm3d_core.adaptation.methods.bias import Bias
 from fm3d_core.adaptation.methods.cnn_adapter import CNNAdapter
+from fm3d_core.adaptation.methods.compacter import Compacter
+from fm3d_core.adaptation.methods.dora import DoRA
 from fm3d_core.adaptation.methods.feature_adapter import BLACK_BOX_ADAPTER, SPATIAL_ADAPTER
 from fm3d_core.adaptation.methods.full import Full
+from fm3d_core.adaptation.methods.late_lora import LateLoRA
 from fm3d_core.adaptation.methods.linear_probe import LinearProbe
 from fm3d_core.adaptation.methods.lora import LoRA
+from fm3d_core.adaptation.methods.query_value_lora import QueryValueLoRA
+from fm3d_core.adaptation.methods.vera import VeRA
 from fm3d_core.errors import SettingsError
 
 _ALL: tuple[Method, ...] = (
@@ -23,6 +29,12 @@ _ALL: tuple[Method, ...] = (
     SPATIAL_ADAPTER,
     AdaptFormer(),
     CNNAdapter(),
+    DoRA(),
+    VeRA(),
+    LateLoRA(),
+    QueryValueLoRA(),
+    ARENA(),
+    Compacter(),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,15 @@ class Method(Protocol):
 
     def apply(self, network: DenseNetwork) -> None:
         """Inject what the method adds and set ``requires_grad`` of every parameter, in place."""
+        ...
+
+
+@runtime_checkable
+class AfterStep(Protocol):
+    """What a method has besides, if it changes parameters itself after each step of the optimiser."""
+
+    def after_step(self, network: DenseNetwork, learning_rate: float) -> None:
+        """Change the network's parameters in place; ``learning_rate`` is that of the step."""
         ...
 
 

@@ -24,6 +24,7 @@ class LoRA:
     learning_rate = 2e-3
     linear_head = False
     frozen_backbone = False
+    magnitudes = False
 
     def __init__(self, rank: int = 8, alpha: int = 16) -> None:
         self.rank, self.alpha = rank, alpha
@@ -36,11 +37,24 @@ class LoRA:
         """
         network.requires_grad_(False)
         network.head.requires_grad_(True)
-        inject_lora(network.backbone, network.backbone.lora_targets(), rank=self.rank, alpha=self.alpha)
+        targets = self.choose(network.backbone.lora_targets())
+        inject_lora(network.backbone, targets, rank=self.rank, alpha=self.alpha, magnitudes=self.magnitudes)
+
+    def choose(self, targets: list[str]) -> list[str]:
+        """Those of the layers the backbone names, in order, that get an update: all of them."""
+        return targets
 
 
-def inject_lora(backbone: nn.Module, targets: Sequence[str], *, rank: int, alpha: float) -> None:
+def inject_lora(
+    backbone: nn.Module, targets: Sequence[str], *, rank: int, alpha: float, magnitudes: bool = False
+) -> None:
     """Put trainable low-rank updates into the submodules named, in place.
+
+    Args:
+        backbone: to change.
+        targets: full names of Linear and Conv3d layers.
+        rank, alpha: of the updates, see :class:`LoRA`.
+        magnitudes: whether the lengths of the weight vectors train too (DoRA).
 
     Raises:
         RuntimeError: peft adapted other layers.
@@ -51,10 +65,13 @@ def inject_lora(backbone: nn.Module, targets: Sequence[str], *, rank: int, alpha
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    # peft matches a list by name ending; a regular expression of full names leaves no room for accidents
-    pattern = "|".join(name.replace(".", r"\.") for name in targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"({pattern})", bias="none")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=only_these(targets), bias="none", use_dora=magnitudes)
     inject_adapter_in_model(config, backbone)
     adapted = [name for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
     if sorted(adapted) != sorted(targets):
         raise RuntimeError(f"LoRA went into {sorted(set(adapted) ^ set(targets))} contrary to the backbone's list")
+
+
+def only_these(names: Sequence[str]) -> str:
+    """The regular expression of full names: peft matches a list by name ending, which leaves room for accidents."""
+    return "(" + "|".join(name.replace(".", r"\.") for name in names) + ")"

@@ -12,7 +12,9 @@ from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetun
 from fm3d_core.adaptation.adapter import trained_tensors
 from fm3d_core.adaptation.closed_form import can_be_solved
 from fm3d_core.adaptation.methods import METHODS, LoRA, check_method
+from fm3d_core.adaptation.methods.arena import ARENA, rank_scales
 from fm3d_core.errors import SettingsError
+from fm3d_core.models.bottlenecks import KroneckerLinear
 from fm3d_core.models.heads import AdaptedHead
 from fm3d_core.models.layers import LayerScale
 from fm3d_core.models.network import DenseNetwork
@@ -68,6 +70,9 @@ REFUSED = {
     ("affine_ln", "residual_unet_small"),
     ("adaptformer", "residual_unet_small"),
     ("cnn_adapter", "vit_light_8"),
+    ("vera", "residual_unet_small"),
+    ("lora_query_value", "residual_unet_small"),
+    ("compacter", "residual_unet_small"),
 }
 SIZES = {"residual_unet_small": (16, 16, 16), "vit_light_8": (32, 16, 16), "swin_unetr_tiny": (64, 32, 32)}
 QUICK = (
@@ -93,6 +98,12 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "spatial_adapter": (),
     "adaptformer": (".added.down.weight", ".added.down.bias", ".added.up.weight", ".added.up.bias"),
     "cnn_adapter": (".added.weight",),
+    "arena": (".lora_A.default.weight", ".parametrizations.weight.original", ".parametrizations.weight.0.scale"),
+    "compacter": (".left", ".right", ".bias", ".shared"),
+    "lora_late": (".lora_A.default.weight", ".lora_B.default.weight"),
+    "lora_query_value": (".qkv.lora_A.default.weight", ".qkv.lora_B.default.weight"),
+    "dora": (".lora_A.default.weight", ".lora_B.default.weight", ".lora_magnitude_vector.default.weight"),
+    "vera": (".vera_lambda_b.default", ".vera_lambda_d.default"),
 }
 
 
@@ -193,3 +204,60 @@ def test_a_feature_adapter_refuses_a_head_that_runs_the_backbone() -> None:
     head = SegmentationTask(("a",)).build_head(create_backbone(BackboneSpec("vit_tiny")), "vit_adapter")
     with pytest.raises(SettingsError, match=r"spatial_adapter.*Choose method lora, or head linear"):
         check_method("spatial_adapter").apply(DenseNetwork(backbone, head))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first", "parts"),
+    [("vit_light_8", "blocks.3", 6), ("swin_unetr_tiny", "network.swinViT.layers3", 4), ("residual_unet_small", "", 6)],
+)
+def test_late_lora_leaves_the_earlier_half_alone(backbone: str, first: str, parts: int) -> None:
+    network = _network(backbone)
+    check_method("lora_late").apply(network)
+    adapted = [name for name in _trained(network) if ".lora_A." in name]
+    assert len(adapted) == parts and min(adapted).startswith(f"backbone.{first}")
+    if backbone == "residual_unet_small":
+        assert {name.split(".")[1] for name in adapted} == {"encoder", "decoder"}
+        assert all(name.startswith(("backbone.encoder.2", "backbone.decoder")) for name in adapted)
+
+
+def test_arena_takes_ranks_that_do_not_help_to_zero_and_merges_exactly() -> None:
+    network = _network("vit_light_8")
+    arena = ARENA(penalty=0.5)
+    arena.apply(network)
+    scales = rank_scales(network)
+    with torch.no_grad():
+        for scale in scales:
+            scale.copy_(torch.tensor([3e-3, -3e-3, 4e-4, -4e-4, 0, 0, 0, 1]))
+    arena.after_step(network, 1e-3)
+    for scale in scales:
+        torch.testing.assert_close(scale.detach(), torch.tensor([2.5e-3, -2.5e-3, 0, 0, 0, 0, 0, 0.9995]))
+    layer = network.backbone.blocks[0].attn.qkv
+    tokens = torch.randn(5, 192)
+    with torch.no_grad():
+        apart = layer(tokens)
+        assert not torch.allclose(apart, layer.base_layer(tokens), atol=1e-3)
+        layer.merge()
+        torch.testing.assert_close(layer(tokens), apart, atol=1e-4, rtol=1e-4)
+
+
+def test_the_trainer_lets_arena_prune_after_each_step(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a penalty above what a step of AdamW can win: everything must stay at zero, without it nothing does
+    adapters = {}
+    for penalty in (0.0, 5.0):
+        monkeypatch.setitem(METHODS, "arena", ARENA(penalty=penalty))
+        adapters[penalty] = finetune(synthetic_cases[:1], task, FinetuneSettings(method="arena", steps=2, device="cpu"))
+    scales = {
+        penalty: torch.cat([tensor for name, tensor in adapter.tensors.items() if name.endswith(".scale")])
+        for penalty, adapter in adapters.items()
+    }
+    assert scales[0.0].abs().max() > 0 and scales[5.0].abs().max() == 0
+
+
+def test_a_kronecker_layer_is_the_sum_of_kronecker_products() -> None:
+    torch.manual_seed(0)
+    layer = KroneckerLinear(torch.nn.Parameter(torch.randn(4, 4, 4)), 12, 8)
+    weight = sum(torch.kron(a, s @ t) for a, s, t in zip(layer.shared, layer.left, layer.right, strict=True))
+    tokens = torch.randn(3, 12)
+    torch.testing.assert_close(layer(tokens), tokens @ weight + layer.bias)
