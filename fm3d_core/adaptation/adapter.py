@@ -25,11 +25,18 @@ TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
 
 @dataclass(frozen=True)
 class UsedCase:
-    """A case the adapter has learned from."""
+    """A case the adapter has learned from.
+
+    Attributes:
+        name: of the case.
+        image_sha256, label_sha256: of the files.
+        voxels_sha256: of the image's values, which stay when a file is saved again; empty in cards of before.
+    """
 
     name: str
     image_sha256: str
     label_sha256: str
+    voxels_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def finetune(
     card = _card(task, settings, built, window)
     card = replace(
         card,
-        cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256) for case in loaded),
+        cases=tuple(UsedCase(case.name, case.image_sha256, case.label_sha256, case.voxels_sha256) for case in loaded),
         training={"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)},
         left_out=tuple(refused),
         notes=tuple(notes),
