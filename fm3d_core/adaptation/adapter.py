@@ -33,12 +33,14 @@ class UsedCase:
         name: of the case.
         image_sha256, label_sha256: of its files.
         annotation: what of it was annotated (:meth:`fm3d_core.volumes.Annotation.to_dict`); empty: all.
+        voxels_sha256: of the image's values, which stay when a file is saved again; empty in cards of before.
     """
 
     name: str
     image_sha256: str
     label_sha256: str
     annotation: dict[str, Any] = field(default_factory=dict)
+    voxels_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class LoadedCase:
     label: Volume
     image_sha256: str
     label_sha256: str
+    voxels_sha256: str
     annotation: Annotation = COMPLETE
     annotated: tuple[int, ...] | None = None
 
@@ -183,7 +184,7 @@ def _load(case: LabeledCase, task: SegmentationTask) -> LoadedCase:
         raise LabelError(
             f"none of {', '.join(task.labels)} is labelled", path=case.label, remedy="Draw it or leave the case out"
         )
-    hashes = _hash(case.image), _hash(case.label)
+    hashes = sha256_of_image(case.image), sha256_of_image(case.label), sha256_of_voxels(image)
     return LoadedCase(case.name, image, label, *hashes, annotation, _annotated(annotation, task))
 
 
@@ -194,14 +195,23 @@ def _annotated(annotation: Annotation, task: SegmentationTask) -> tuple[int, ...
     return (0, *(value for name, value in task.values.items() if name in annotation.structures))
 
 
-def _hash(path: Path) -> str:
-    """sha256 of a file; of a folder, over the hashes of its files in order of name."""
+def sha256_of_image(path: Path) -> str:
+    """sha256 of an image or label file; of a folder (a DICOM series), over its files' hashes in order of name."""
     import hashlib
 
     if path.is_dir():
         parts = "".join(sha256_of(file) for file in sorted(path.iterdir()) if file.is_file())
         return hashlib.sha256(parts.encode()).hexdigest()
     return sha256_of(path)
+
+
+def sha256_of_voxels(volume: Volume) -> str:
+    """sha256 of shape and values as read, in RAS: the same for an image that was saved again or in another format."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype}".encode())
+    digest.update(np.ascontiguousarray(volume.array))
+    return digest.hexdigest()
 
 
 def plan_preprocessing(cases: Sequence[LoadedCase], fed: NetworkInput | None = None) -> Preprocessing:

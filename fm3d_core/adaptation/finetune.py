@@ -99,7 +99,8 @@ def finetune(
     card = replace(
         _card(task, settings, built, window),
         cases=tuple(
-            UsedCase(case.name, case.image_sha256, case.label_sha256, case.annotation.to_dict()) for case in loaded
+            UsedCase(case.name, case.image_sha256, case.label_sha256, case.annotation.to_dict(), case.voxels_sha256)
+            for case in loaded
         ),
         left_out=tuple(refused),
         notes=tuple(notes),

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 
-from fm3d_core.cli.options import AdapterOption, choose_cases
-from fm3d_core.errors import CaseError, SettingsError
-from fm3d_core.files import atomic_file, sha256_of
+from fm3d_core.cli.evaluating import (
+    MEASURES,
+    Evaluated,
+    EvaluatedCase,
+    LabelledFolder,
+    check_absent,
+    check_tolerance,
+    decimals_of,
+    evaluate_adapters,
+    measured,
+    missing_distances,
+    plain_interval,
+    plain_scores,
+    say_left_out,
+    write_results,
+)
+from fm3d_core.cli.options import AdapterOption, identity_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fm3d_core.adaptation import AdapterCard
-    from fm3d_core.evaluation import ComparisonRow
-    from fm3d_core.inference import Predictor
-    from fm3d_core.volumes import Annotation, Case
+    from fm3d_core.cli.evaluating import Labels
+    from fm3d_core.evaluation import ComparisonRow, MeanInterval, StructureScores
+    from fm3d_core.volumes import Case, Volume
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Segment labelled volumes and compare with their labels: Dice per structure, on each image's own grid.
+    """Segment labelled volumes and compare with their labels, on each image's own grid: Dice, HD95, surface Dice.
 
-    Volumes the adapter has learned from are left out, and said so. Where labels are partial (annotation.json), Dice is
-    over the annotated voxels, and of the annotated structures of each volume.
+    Per structure the mean over the cases with its 95 % bootstrap interval. Volumes the adapter has learned from are
+    left out, and said so. A structure in neither label nor segmentation is not counted; in one only it has Dice 0 and
+    surface Dice 0, and its HD95 is missing and counted as such. Where
+    labels are partial (annotation.json), figures are over the annotated voxels and structures.
 
     Attributes:
         data: folder of labelled cases: images/, labels/ and labels.json ({"1": "name"}) or dataset.json.
         cases: names of the cases; default: all.
-        out: folder for results.json, and comparison.png of the first cases.
+        out: FILE.json for all figures, with FILE.png of the first cases; or a folder for results.json, comparison.png.
         pictures: how many cases are drawn.
+        tolerance: mm by which surfaces may differ in the surface Dice.
         device: auto, cpu or cuda.
         adapter: which adapter is used.
     """
@@ -44,99 +58,123 @@ class Evaluate:
     cases: tuple[str, ...] = ()
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     pictures: int = 4
+    tolerance: float = 2.0
     device: str = "auto"
     adapter: Annotated[AdapterOption, tyro.conf.arg(name="")] = field(default_factory=AdapterOption)
 
     def run(self) -> None:
-        """Segment, compare, print the table, write the results."""
+        """Segment, compare, print the tables, write the results."""
         from rich.console import Console
 
+        from fm3d_core.cli.console import progress_bar
+        from fm3d_core.evaluation import ComparisonRow
         from fm3d_core.inference import Predictor
-        from fm3d_core.volumes import find_cases, read_annotations, read_label_names
 
         console = Console()
-        if self.out is not None and (self.out / "results.json").exists():
-            raise SettingsError("exists already", path=self.out / "results.json", remedy="Choose another folder")
+        check_tolerance(self.tolerance)
+        for path in self._files():
+            check_absent(path)
         adapter = self.adapter.load()
-        every = find_cases(self.data, labelled=True)
-        annotations = read_annotations(self.data, every)
-        found = choose_cases(every, self.cases, self.data)
-        found = self._without_learned(found, adapter.card, console)
-        values = {name: value for value, name in read_label_names(self.data, found).items()}
-        if missing := [name for name in adapter.card.task.labels if name not in values]:
-            raise SettingsError(
-                f"has no label {', '.join(missing)}", path=self.data, remedy=f"Its labels: {', '.join(values)}"
-            )
-        predictor = Predictor(adapter, self.device)
-        rows = []
-        for number, case in enumerate(found, start=1):
-            with console.status(f"Segmenting {case.name} ({number} of {len(found)})"):
-                rows.append(_compare(case, predictor, values, annotations[case.name]))
-        self._show(rows, adapter.card, console)
+        structures = adapter.card.task.labels
+        folder = LabelledFolder.read(self.data, self.cases, structures)
+        rows: list[ComparisonRow] = []
 
-    def _without_learned(self, cases: list[Case], card: AdapterCard, console: Console) -> list[Case]:
-        learned = {case.image_sha256 for case in card.cases}
-        kept = [case for case in cases if case.image.is_dir() or sha256_of(case.image) not in learned]
-        if len(kept) < len(cases):
-            console.print(f"{len(cases) - len(kept)} cases are left out: the adapter has learned from them")
-        if not kept:
-            raise CaseError("all cases were used in training", path=self.data, remedy="Add cases it has not seen")
-        return kept
+        def keep(case: Case, volume: Volume, truth: Labels, found: list[Labels], result: EvaluatedCase) -> None:
+            if self.out is not None and len(rows) < self.pictures:  # the others would fill the memory
+                dice = {name: figures.dice for name, figures in result.scores[0].items()}
+                rows.append(ComparisonRow(case.name, volume.array, truth, found[0], volume.spacing, dice))
 
-    def _show(self, rows: list[ComparisonRow], card: AdapterCard, console: Console) -> None:
+        with console.status("Loading the adapter"):
+            predictor = Predictor(adapter, self.device)
+        with progress_bar(console) as show:
+            evaluated = evaluate_adapters(folder, [predictor], structures, self.tolerance, progress=show, watcher=keep)
+        say_left_out(evaluated, "the adapter has learned from them", console)
+        means = {name: _means(evaluated, name) for name in structures}
+        self._show(evaluated, means, console)
+        self._write(evaluated, means, rows, structures, console)
+
+    def _show(self, evaluated: Evaluated, means: dict[str, dict[str, MeanInterval]], console: Console) -> None:
         from rich.table import Table
 
-        labels = card.task.labels
-        table = Table("case", *(name for name in labels), title="Dice")
-        scores = np.array([[row.dice[name] for name in labels] for row in rows])
-        for row, values in zip(rows, scores, strict=True):
-            table.add_row(row.name, *(_figure(value) for value in values))
-        table.add_section()
-        means = [float(np.nanmean(column)) if not np.isnan(column).all() else float("nan") for column in scores.T]
-        table.add_row(f"mean of {len(rows)}", *(_figure(value) for value in means))
+        heads = ["Dice", "HD95 mm", f"surface Dice, {self.tolerance:g} mm"]
+        table = Table("case", "structure", *heads)
+        for case in evaluated.cases:
+            for number, (structure, figures) in enumerate(case.scores[0].items()):
+                table.add_row("" if number else case.name, structure, *_figures(figures))
+            table.add_section()
         console.print(table)
-        if self.out is not None:
-            self._write(rows, dict(zip(labels, means, strict=True)), card)
-            console.print(f"{self.out / 'results.json'}", soft_wrap=True)
+        table = Table("structure", *heads, title=f"mean of {len(evaluated.cases)}, with 95 % bootstrap interval")
+        for structure, by_measure in means.items():
+            cells = [_interval(interval, decimals_of(measure)) for measure, interval in by_measure.items()]
+            if missing := missing_distances(evaluated.cases, 0, structure):
+                cells[1] += f"\n{missing} missing"
+            table.add_row(structure, *cells)
+        console.print(table)
+        for note in dict.fromkeys(one.note for by_measure in means.values() for one in by_measure.values() if one.note):
+            console.print(f"*: {note}")
 
-    def _write(self, rows: list[ComparisonRow], means: dict[str, float], card: AdapterCard) -> None:
+    def _write(
+        self,
+        evaluated: Evaluated,
+        means: dict[str, dict[str, MeanInterval]],
+        rows: list[ComparisonRow],
+        structures: tuple[str, ...],
+        console: Console,
+    ) -> None:
         from fm3d_core.evaluation import draw_comparison
 
-        assert self.out is not None
-        if self.pictures > 0:
-            draw_comparison(self.out / "comparison.png", rows[: self.pictures], card.task.labels)
-        content = {
-            "mean_dice": _plain(means),
-            "dice": {row.name: _plain(row.dice) for row in rows},
-            "adapter": card.to_dict(),
+        if self.out is None:
+            return
+        results, picture = self._files()
+        content: dict[str, Any] = {
+            "tolerance_mm": self.tolerance,
+            "means": {
+                name: {
+                    **{measure: plain_interval(interval) for measure, interval in by_measure.items()},
+                    "hd95_missing": missing_distances(evaluated.cases, 0, name),
+                }
+                for name, by_measure in means.items()
+            },
+            "cases": {
+                case.name: {
+                    "image_sha256": case.image_sha256,
+                    "label_sha256": case.label_sha256,
+                    "structures": plain_scores(case.scores[0]),
+                }
+                for case in evaluated.cases
+            },
+            "left_out": evaluated.left_out,
+            "adapter": identity_of(self.adapter),
         }
-        with atomic_file(self.out / "results.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_results(results, content)
+        console.print(f"{results}", soft_wrap=True)
+        if rows:
+            draw_comparison(picture, rows, structures)
+
+    def _files(self) -> list[Path]:
+        """Results and picture; none without --out."""
+        if self.out is None:
+            return []
+        if self.out.suffix == ".json":
+            return [self.out, self.out.with_suffix(".png")]
+        return [self.out / "results.json", self.out / "comparison.png"]
 
 
-def _compare(case: Case, predictor: Predictor, values: dict[str, int], annotation: Annotation) -> ComparisonRow:
-    from fm3d_core.evaluation import ComparisonRow, dice_per_label
-    from fm3d_core.volumes import IGNORED, check_label, map_label, read_label, read_volume
+def _means(evaluated: Evaluated, structure: str) -> dict[str, MeanInterval]:
+    from fm3d_core.evaluation import mean_with_interval
 
-    assert case.label is not None  # find_cases(labelled=True)
-    labels = predictor.card.task.labels
-    volume = read_volume(case.image)
-    label = read_label(case.label, names=annotation.names_of(values))
-    check_label(label, volume, allow_empty=True)
-    truth = map_label(label, values, labels, annotation)[0].array
-    known = truth != IGNORED
-    truth = np.where(known, truth, 0)
-    prediction = predictor.segment(volume)
-    dice = dice_per_label(np.where(known, prediction, 0), truth, labels)
-    if annotation.structures is not None:
-        dice = {name: value if name in annotation.structures else float("nan") for name, value in dice.items()}
-    return ComparisonRow(case.name, volume.array, truth, prediction, volume.spacing, dice)
+    return {name: mean_with_interval(measured(evaluated.cases, 0, structure, name)) for name in MEASURES}
 
 
-def _figure(value: float) -> str:
-    return "absent" if np.isnan(value) else f"{value:.3f}"
+def _figures(figures: StructureScores) -> list[str]:
+    if not figures.counted:
+        return ["absent", "", ""]
+    distance = "missing" if figures.distance_missing else f"{figures.hd95:.2f}"
+    return [f"{figures.dice:.3f}", distance, f"{figures.surface_dice:.3f}"]
 
 
-def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """Scores as JSON can hold them: what could not be measured is null."""
-    return {name: None if np.isnan(value) else round(float(value), 5) for name, value in scores.items()}
+def _interval(interval: MeanInterval, decimals: int) -> str:
+    if np.isnan(interval.mean):
+        return "-*"
+    ends = f" [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if not np.isnan(interval.low) else "*"
+    return f"{interval.mean:.{decimals}f}{ends}".replace("[", r"\[")

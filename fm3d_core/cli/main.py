@@ -47,6 +47,7 @@ def _commands() -> Any:
     from tyro.conf import subcommand
 
     from fm3d_core.cli.adapters import Adapters
+    from fm3d_core.cli.compare import Compare
     from fm3d_core.cli.data import Data
     from fm3d_core.cli.demo import DemoSettings
     from fm3d_core.cli.doctor import Doctor
@@ -64,6 +65,7 @@ def _commands() -> Any:
         "finetune": Finetune,
         "predict": Predict,
         "evaluate": Evaluate,
+        "compare": Compare,
         "adapters": Adapters,
         "weights": Weights,
         "data": Data,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import CaseError, SettingsError
-from fm3d_core.files import home_folder
+from fm3d_core.files import home_folder, sha256_of
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore
@@ -58,6 +58,27 @@ class AdapterOption(StoreOption):
         if self.version is not None:
             raise SettingsError("both --version and --adapter are given", remedy="Give one of them")
         return Adapter.load(self.adapter)
+
+    def locate(self) -> tuple[int | None, Path]:
+        """The version number (None of a folder) and the folder of an adapter that can be loaded."""
+        if self.adapter is not None:
+            return None, self.adapter
+        versions, wanted = self.open().versions(), self.version
+        stored = next(one for one in versions if (one.active if wanted is None else one.version == wanted))
+        return stored.version, stored.path
+
+
+def identity_of(option: AdapterOption) -> dict[str, Any]:
+    """What names an adapter beyond doubt, for a file of results: version, folder, hash of its tensors, and its card.
+
+    Raises:
+        AdapterError: the card is damaged.
+    """
+    from fm3d_core.adaptation.adapter import TENSORS_FILE, read_card
+
+    version, folder = option.locate()
+    tensors = sha256_of(folder / TENSORS_FILE)
+    return {"version": version, "folder": str(folder), "tensors_sha256": tensors, "card": read_card(folder).to_dict()}
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str], folder: Path) -> list[Case]:

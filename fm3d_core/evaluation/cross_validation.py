@@ -12,6 +12,7 @@ import numpy as np
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
 from fm3d_core.errors import CaseError, FM3DError
 from fm3d_core.evaluation.dice import dice_per_label
+from fm3d_core.evaluation.truth import read_truth
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
 
 if TYPE_CHECKING:
@@ -116,18 +117,14 @@ def _structures_of(case: LabeledCase, task: SegmentationTask) -> set[str]:
 
 
 def _score(predictor: Predictor, case: LabeledCase, task: SegmentationTask) -> dict[str, float]:
-    """Dice of each structure that was learned, on the image's own grid."""
-    from fm3d_core.volumes import check_label, read_label, read_volume
+    """Dice of each structure that was learned, on the image's own grid, where it was annotated."""
+    from fm3d_core.volumes import read_volume
 
     labels = predictor.card.task.labels
-    values = case.values if case.values is not None else task.values
-    volume, label = read_volume(case.image), read_label(case.label)
-    check_label(label, volume)
-    truth = np.zeros_like(label.array, dtype=np.uint8)
-    for index, name in enumerate(labels, start=1):
-        if name in values:
-            truth[label.array == values[name]] = index
-    return dice_per_label(predictor.segment(volume), truth, labels)
+    values = dict(case.values if case.values is not None else task.values)
+    volume = read_volume(case.image)
+    truth = read_truth(case.label, volume, values, labels, case.annotation)
+    return dice_per_label(truth.comparable(predictor.segment(volume)), truth.labels, labels)
 
 
 def _in_fold(progress: ProgressCallback, fold: int, count: int) -> ProgressCallback:

@@ -22,17 +22,21 @@ def dice_per_label(
         Name -> Dice from 0 to 1. NaN where a structure is in neither: there is nothing to measure. 0 where it is in
         one only.
     """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction has shape {prediction.shape}, truth {truth.shape}")
+    # one structure at a time bounds the memory
+    return {name: dice_of_masks(prediction == value, truth == value) for value, name in enumerate(labels, start=1)}
+
+
+def dice_of_masks(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
+    """The Dice overlap of two masks of one shape: NaN if both are empty, 0 if one is."""
     import torch
     from monai.metrics import compute_dice
 
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction has shape {prediction.shape}, truth {truth.shape}")
-    scores = {}
-    for value, name in enumerate(labels, start=1):  # one structure at a time bounds the memory
-        masks = [torch.from_numpy(array == value)[None, None] for array in (prediction, truth)]
-        both_empty = not any(bool(mask.any()) for mask in masks)
-        scores[name] = math.nan if both_empty else float(compute_dice(*masks, ignore_empty=False))
-    return scores
+    if not prediction.any() and not truth.any():
+        return math.nan
+    masks = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
+    return float(compute_dice(*masks, ignore_empty=False))
 
 
 def mean_dice(scores: Mapping[str, float]) -> float:

@@ -38,7 +38,7 @@ def test_finetuning_makes_a_version_and_evaluation_leaves_its_cases_out(
     printed = capsys.readouterr().out
     assert "2 cases are left out: the adapter has learned from them" in printed and "mean of 2" in printed
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
-    assert set(results["mean_dice"]) == {"ellipsoid", "tube"} and len(results["dice"]) == 2
+    assert set(results["means"]) == {"ellipsoid", "tube"} and len(results["cases"]) == 2
     assert (tmp_path / "evaluation" / "comparison.png").stat().st_size > 10_000
     assert run("evaluate", synthetic_folder, "--store", store, "--out", tmp_path / "evaluation") == 2
 
