@@ -210,7 +210,7 @@ def sha256_of_voxels(volume: Volume) -> str:
     import hashlib
 
     digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype}".encode())
-    digest.update(np.ascontiguousarray(volume.array))
+    digest.update(np.ascontiguousarray(volume.array).data)
     return digest.hexdigest()
 
 
