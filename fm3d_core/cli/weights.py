@@ -133,7 +133,7 @@ class Weights:
             how = "as you said" if self.layout else "recognised by its tensors and its name"
             console.print(f"Read as {entry.id} ({how}): {entry.about}", soft_wrap=True)
             console.print(f"licence: {entry.licence_and_terms}", soft_wrap=True)
-        _report(console, card)
+        _report(console, card, file)
 
     def _verify(self, console: Console) -> None:
         from fm3d_core.models.weights.store import damaged_weights, weights_folder
@@ -184,11 +184,12 @@ def _ask(console: Console) -> None:
         raise SettingsError("the licence was not accepted", remedy="Nothing was downloaded")
 
 
-def _report(console: Console, card: WeightCard) -> None:
+def _report(console: Console, card: WeightCard, file: Path | None = None) -> None:
+    """What landed and how to use it; ``file`` as the user named it, for weights without an id."""
     for line in card.report.lines():
         console.print(line, soft_wrap=True)
-    use = f"--weights {card.id}" if card.id else f"--weights {card.source} --backbone {card.backbone}"
+    use = f"--weights {card.id}" if card.id else f"--weights {file} --backbone {card.backbone}"
     if own := _own_options(card):
         console.print(f"A backbone of its own shape: {own}", soft_wrap=True)
-        use = f"--weights {card.source}"
+        use = f"--weights {file}"
     console.print(f"Kept for you alone as {card.sha256}. Use it with {use}", soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
-from fm3d_core.models.weights.pretrained import told_by
+from fm3d_core.models.weights.pretrained import no_backbone, told_by
 from fm3d_core.models.weights.shipped_weights import shipped_weights
 from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards
 from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, meaning, presets
@@ -56,6 +56,8 @@ def import_checkpoint(
     if told is not None:
         # a file that fits no preset is of its own options, unless the user insists on a preset
         options = told.options if backbone in (None, told.preset) else None
+        if options is not None:
+            _check_options(told.preset, options, path)
         return _keep_own(content, path, backbone or told.preset, input_channels, options, may_fold=may_fold)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
@@ -191,6 +193,16 @@ def _blueprint(
         )
     state: dict[str, torch.Tensor] = backbone.state_dict()  # type: ignore[attr-defined]
     return {name: tensor.to("meta") for name, tensor in state.items()}, meaning(backbone.config)
+
+
+def _check_options(preset: str, options: str, path: Path) -> None:
+    """Raise WeightsError unless a backbone of the preset's class, with tensors, can be built with the options."""
+    try:
+        tensors, _ = _blueprint(preset, 1, options)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
+        raise no_backbone(path) from error
+    if not tensors:
+        raise no_backbone(path)
 
 
 def _keep_own(

@@ -122,7 +122,7 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(_HEADER, "{}")))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise WeightsError("the converted copy is damaged", path=path, remedy="Import or fetch it again") from error
 
 

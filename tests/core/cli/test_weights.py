@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from fm3d_core.cli.main import main
@@ -228,6 +230,24 @@ def test_an_imported_file_is_listed_described_and_verified(tmp_path: Path, capsy
     assert run("verify") == 2
     output = capsys.readouterr()
     assert f"damaged: {copy}" in output.out and "1 files are damaged" in output.err
+
+
+@pytest.mark.parametrize("own_shape", [False, True])
+def test_a_pretrained_file_is_used_by_the_path_that_was_given(
+    own_shape: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"channels": [4, 8]} if own_shape else None
+    state = create_backbone(BackboneSpec("residual_unet_small"), options).state_dict()  # type: ignore[attr-defined]
+    preset = None if own_shape else "residual_unet_small"
+    about = {"objective": "pretext", "preset": preset, "class": "ResidualUNet", "config": options}
+    file = Path("runs/first/backbone.safetensors")
+    file.parent.mkdir(parents=True)
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(tensors, file, {"fm3d": json.dumps(about)})
+    assert run("import", file) == 0
+    end = "" if own_shape else " --backbone residual_unet_small"
+    assert capsys.readouterr().out.strip().endswith(f"Use it with --weights {file}{end}")
 
 
 def test_gating_steps_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:

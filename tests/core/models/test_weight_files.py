@@ -98,6 +98,56 @@ def test_plain_numbers_beside_the_tensors_are_fine_and_the_name_does_not_decide_
     assert torch.equal(read_checkpoint(tmp_path / "weights.pth")["a"], torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ResidualUNet", 5),
+        ("ResidualUNet", [1, 2]),
+        ("ResidualUNet", "channels"),
+        ("ResidualUNet", {"channels": 8}),
+        ("ResidualUNet", {"channels": "8, 16"}),
+        ("ResidualUNet", {"channels": {"8": 16}}),
+        ("ResidualUNet", {"channels": [8, "16"]}),
+        ("ResidualUNet", {"channels": [8, [16]]}),
+        ("ResidualUNet", {"channels": []}),
+        ("ResidualUNet", {"channels": [8, 10**30]}),
+        ("ResidualUNet", {"channels": [8] * 100_000}),
+        ("ResidualUNet", {"channels": [8, -16]}),
+        ("ResidualUNet", {"encoder_convolutions": 10**9}),
+        ("ResidualUNet", {"surprise": 1}),
+        ("ResidualUNet", {"self": 1}),
+        ("VisionTransformer3D", {"depth": 10**9}),
+        ("VisionTransformer3D", {"heads": 0}),
+        ("VisionTransformer3D", {"width": "192"}),
+        ("VisionTransformer3D", {"image_size": 10**30}),
+        ("VisionTransformer3D", {"image_size": float("nan")}),
+        ("VisionTransformer3D", {"mlp_ratio": float("inf")}),
+        ("VisionTransformer3D", {"layer_scale": "much"}),
+        ("SwinUNETRBackbone", {"feature_size": 12_000}),
+        ("SwinUNETRBackbone", {"feature_size": None}),
+        (["ResidualUNet"], {}),
+        ("Magic", {}),
+        (None, {}),
+    ],
+)
+def test_a_hostile_header_is_refused_by_the_files_name(name: Any, config: Any, tmp_path: Path) -> None:
+    path = tmp_path / "backbone.safetensors"
+    header = {"objective": "pretext", "preset": None, "class": name, "config": config}
+    safetensors.torch.save_file({"a": torch.zeros(40_000)}, path, {"fm3d": json.dumps(header)})
+    with pytest.raises(WeightsError) as caught:
+        choose_weights(path, None)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("header", ["5", "[1]", "null", "{", "[" * 50_000, '{"preset": [1]}', '{"preset": {"a": 1}}'])
+def test_a_header_that_is_none_of_ours_does_not_count(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "backbone.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(4)}, path, {"fm3d": header})
+    with pytest.raises(WeightsError) as caught:
+        choose_weights(path, None)
+    assert str(path) in str(caught.value)
+
+
 def _import(tmp_path: Path, name: str = "btcv.pt", **settings: Any) -> Any:
     torch.save(small_public_content("btcv"), tmp_path / name)
     return import_checkpoint(tmp_path / name, backbone="swin_unetr_tiny_legacy", **settings)
