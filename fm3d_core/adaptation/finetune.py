@@ -77,7 +77,7 @@ def finetune(
         task.check_channels(len(case.image))
     network.to(device)
     window = plan_crop(prepared, network.size_multiple)
-    source = _batches(network, method, prepared, window, settings, device, progress, should_stop)
+    source = batch_source(network, method, prepared, window, settings, device, progress, should_stop)
     spent = 0.0
     if settings.closed_form and can_be_solved(network):
         spent = solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
@@ -189,7 +189,7 @@ def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[st
     return notes
 
 
-def _batches(
+def batch_source(
     network: DenseNetwork,
     method: Method,
     cases: Sequence[TrainingCase],
@@ -199,6 +199,11 @@ def _batches(
     progress: ProgressCallback,
     should_stop: ShouldStop,
 ) -> BatchSource:
+    """What a method trains on: features computed once if the backbone stays untouched, else augmented crops.
+
+    Raises:
+        Stopped: ``should_stop`` said so while features were computed.
+    """
     import torch
 
     from fm3d_core.adaptation.augmentation import Augmentation

@@ -47,7 +47,7 @@ class AdaptFormer:
                 f"method '{self.name}' needs transformer blocks, which this backbone has not",
                 remedy="Choose method cnn_adapter or lora",
             )
-        added = []
+        added: list[nn.Parameter] = []
         for block in blocks:
             bottleneck = Bottleneck(block_width(block), self.rank, self.scale)
             branch = block.mlp

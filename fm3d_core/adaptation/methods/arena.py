@@ -55,7 +55,7 @@ class ARENA:
         targets = network.backbone.lora_targets()
         inject_lora(backbone, targets, rank=self.rank, alpha=self.alpha)
         for name in targets:
-            up: nn.Module = backbone.get_submodule(name).lora_B["default"]  # type: ignore[union-attr,index,assignment]
+            up: nn.Module = backbone.get_submodule(name).lora_B["default"]  # type: ignore[index,assignment]
             nn.init.kaiming_uniform_(up.weight, a=math.sqrt(5))  # type: ignore[arg-type]  # e is zero instead of B
             parametrize.register_parametrization(up, "weight", RankScale(self.rank))
 

@@ -15,4 +15,4 @@ def transformer_blocks(backbone: nn.Module) -> list[nn.Module]:
 
 def block_width(block: nn.Module) -> int:
     """Channels of a block's tokens."""
-    return int(block.norm2.normalized_shape[0])  # type: ignore[union-attr,index,arg-type]
+    return int(block.norm2.normalized_shape[0])  # type: ignore[union-attr,index]

@@ -41,7 +41,7 @@ class CNNAdapter:
                 f"method '{self.name}' needs 3x3x3 convolutions, which this backbone has not",
                 remedy="Choose method adaptformer or lora",
             )
-        added = []
+        added: list[nn.Parameter] = []
         for name in names:
             layer = backbone.get_submodule(name)
             beside = nn.Conv3d(layer.in_channels, layer.out_channels, 1, stride=layer.stride, bias=False)

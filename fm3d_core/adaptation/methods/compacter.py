@@ -11,6 +11,7 @@ from fm3d_core.errors import SettingsError
 if TYPE_CHECKING:
     from torch import nn
 
+    from fm3d_core.models.bottlenecks import Behind
     from fm3d_core.models.network import DenseNetwork
 
 
@@ -58,7 +59,7 @@ class Compacter:
                 added += [*behind.down.parameters(), *behind.up.parameters()]
         train_only(network, added)
 
-    def _adapter(self, layer: nn.Module, shared: nn.Parameter, width: int) -> nn.Module:
+    def _adapter(self, layer: nn.Module, shared: nn.Parameter, width: int) -> Behind:
         from fm3d_core.models.bottlenecks import Behind, KroneckerLinear
 
         down = KroneckerLinear(shared, width, self.rank)
