@@ -93,7 +93,7 @@ def finetune(
         task.check_channels(len(case.image))
     network.to(device)
     window = plan_crop(prepared, network.size_multiple)
-    source = _batches(network, method, prepared, window, settings, device, progress, should_stop)
+    source = batch_source(network, method, prepared, window, settings, device, progress, should_stop)
     for note in notes:
         logger.info(note)
     card = replace(
@@ -216,7 +216,7 @@ def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[st
     return notes
 
 
-def _batches(
+def batch_source(
     network: DenseNetwork,
     method: Method,
     cases: Sequence[TrainingCase],
@@ -226,6 +226,11 @@ def _batches(
     progress: ProgressCallback,
     should_stop: ShouldStop,
 ) -> BatchSource:
+    """What a method trains on: features computed once if the backbone stays untouched, else augmented crops.
+
+    Raises:
+        Stopped: ``should_stop`` said so while features were computed.
+    """
     import torch
 
     from fm3d_core.adaptation.augmentation import Augmentation

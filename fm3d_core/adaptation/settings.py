@@ -14,12 +14,12 @@ class FinetuneSettings:
     """How an adapter is trained.
 
     Attributes:
-        method: what trains: full, lora or linear_probe.
+        method: what trains: full, lora, linear_probe or another of fm3d methods.
         backbone: preset name of the backbone; None takes the one the weights are for, or residual_unet_small.
         weights: weight file of the backbone, or the id of one that is here (fm3d weights list); without it those that
             come with FM3D for the backbone, if there are any; "random" takes none (random from the seed).
         head: from the backbone's maps to voxels: linear; for ViTs also light, unetr, vit_adapter. auto: linear for a
-            pyramid backbone and for linear_probe, else unetr, or light where the patch is not 16 voxels.
+            pyramid backbone and for methods on frozen features, else unetr, or light where the patch is not 16 voxels.
         match_weights: prepare the volumes as the catalogue says of the weights' pretraining (intensities and voxel
             size), unless the task brings its own preprocessing.
         closed_form: whether a linear head starts as the solution of a ridge regression on voxels of the cases, which

@@ -38,7 +38,7 @@ class DemoSettings:
         shots: how many volumes are labelled for the server; the next ones are test cases.
         test_cases: how many volumes are segmented before and after; their labels never reach the server.
         seconds: time budget of the training.
-        method: full, lora or linear_probe.
+        method: full, lora, linear_probe or another of fm3d methods.
         seed: of the drawing and of the training.
 
     Raises:

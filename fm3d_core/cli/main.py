@@ -53,6 +53,7 @@ def _commands() -> Any:
     from fm3d_core.cli.doctor import Doctor
     from fm3d_core.cli.evaluate import Evaluate
     from fm3d_core.cli.finetune import Finetune
+    from fm3d_core.cli.methods import Methods
     from fm3d_core.cli.predict import Predict
     from fm3d_core.cli.pretrain import Pretrain
     from fm3d_core.cli.serve import ServeSettings
@@ -67,6 +68,7 @@ def _commands() -> Any:
         "evaluate": Evaluate,
         "compare": Compare,
         "adapters": Adapters,
+        "methods": Methods,
         "weights": Weights,
         "data": Data,
         "pretrain": Pretrain,

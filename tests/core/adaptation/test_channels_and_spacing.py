@@ -13,7 +13,7 @@ import torch
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.adapter import trained_tensors
 from fm3d_core.adaptation.cases import TrainingCase, load_cases, plan_preprocessing
-from fm3d_core.adaptation.finetune import _batches, _build, _card, _to_cpu
+from fm3d_core.adaptation.finetune import _build, _card, _to_cpu, batch_source
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.trainer import Budget, optimise
 from fm3d_core.errors import SettingsError
@@ -49,7 +49,7 @@ def test_an_image_of_several_channels_goes_through_weights_of_one(method: str, h
     image = torch.rand(2, 32, 32, 16) * 2 - 1
     case = TrainingCase("case", image, (image[1:] > 0.5).to(torch.uint8), (1.0, 1.0, 1.0))
     device = torch.device("cpu")
-    source = _batches(
+    source = batch_source(
         built.network, check_method(method), [case], (32, 32, 16), settings, device, ignore_progress, never_stop
     )
     optimise(

@@ -15,6 +15,7 @@ from fm3d_core.adaptation.methods import METHODS, LoRA, check_method
 from fm3d_core.adaptation.methods.arena import ARENA, rank_scales
 from fm3d_core.errors import SettingsError
 from fm3d_core.models.bottlenecks import KroneckerLinear
+from fm3d_core.models.half_precision import for_inference
 from fm3d_core.models.heads import AdaptedHead
 from fm3d_core.models.layers import LayerScale
 from fm3d_core.models.network import DenseNetwork
@@ -261,3 +262,16 @@ def test_a_kronecker_layer_is_the_sum_of_kronecker_products() -> None:
     weight = sum(torch.kron(a, s @ t) for a, s, t in zip(layer.shared, layer.left, layer.right, strict=True))
     tokens = torch.randn(3, 12)
     torch.testing.assert_close(layer(tokens), tokens @ weight + layer.bias)
+
+
+@pytest.mark.parametrize("method", ["adaptformer", "vera", "arena", "compacter"])
+def test_what_a_method_adds_survives_inference_in_half_precision(method: str) -> None:
+    torch.manual_seed(0)
+    network = _network("vit_light_8")
+    check_method(method).apply(network)
+    image = torch.rand(1, 1, 32, 16, 16) * 2 - 1
+    expected = _train(network, image)
+    half = for_inference(network, network.backbone)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = half(image)
+    torch.testing.assert_close(found.float(), expected, atol=0.1 * float(expected.abs().max()), rtol=0)

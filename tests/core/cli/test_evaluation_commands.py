@@ -35,7 +35,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One version trained for a moment; one of another case that knows nothing, its structures in another order."""
+    """A version trained for a moment, the second: the first is its linear head; the third, of another case, knows nothing
+    and has its structures in another order.
+    """
     store = tmp_path_factory.mktemp("compared") / "store"
     common = ("--device", "cpu", "--store", store)
     assert run("finetune", synthetic_folder, "--shots", 1, "--steps", 20, *common) == 0
@@ -79,7 +81,7 @@ def test_every_figure_of_every_case_is_written_with_the_adapter_and_the_hashes(
     assert f"{means['dice']['mean']:.3f}" in text and f"{means['dice']['low']:.3f}" in text
     adapter = results["adapter"]
     assert adapter["version"] == 1 and len(adapter["card"]["cases"]) == 1
-    assert adapter["tensors_sha256"] == sha256_of(store / "v0001" / "adapter.safetensors")
+    assert adapter["tensors_sha256"] == sha256_of(store / "v0002" / "adapter.safetensors")
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -87,7 +89,7 @@ def test_results_are_never_written_over(store: Path, folder: Path, tmp_path: Pat
     for name in ("a.json", "a.png"):
         (tmp_path / name).write_text("mine")
         assert run("evaluate", folder, "--store", store, "--out", tmp_path / "a.json") == 2
-        assert run("evaluate", folder, "--adapter", store / "v0001", "--out", tmp_path / "a.json") == 2
+        assert run("evaluate", folder, "--adapter", store / "v0002", "--out", tmp_path / "a.json") == 2
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     (tmp_path / "b.json").write_text("mine")
@@ -103,14 +105,14 @@ def test_a_learned_case_is_left_out_under_any_name_and_in_any_file(
     nib.save(image, folder / "images" / "saved_again.nii")  # other bytes, the same voxels
     shutil.copy(folder / "labels" / "synthetic_005.nii.gz", folder / "labels" / "saved_again.nii.gz")
     out = tmp_path / "out.json"
-    assert run("evaluate", folder, "--adapter", store / "v0001", "--out", out, "--pictures", 0) == 0
+    assert run("evaluate", folder, "--adapter", store / "v0002", "--out", out, "--pictures", 0) == 0
     assert "3 cases are left out" in printed(capsys)
     results = json.loads(out.read_text())
     assert sorted(results["left_out"]) == ["copy", "saved_again", "synthetic_005"]
     assert results["adapter"]["version"] is None
     assert not out.with_suffix(".png").exists()
     only = ("--cases", "copy", "saved_again")
-    assert run("evaluate", folder, *only, "--adapter", store / "v0001") == 2
+    assert run("evaluate", folder, *only, "--adapter", store / "v0002") == 2
     assert "all cases were used in training" in capsys.readouterr().err
 
 
@@ -122,7 +124,7 @@ def test_a_structure_in_the_segmentation_only_has_no_distance_and_the_mean_says_
     emptied = np.where(np.asarray(label.dataobj) == 1, 0, np.asarray(label.dataobj)).astype(np.uint8)
     nib.save(nib.Nifti1Image(emptied, label.affine, label.header), file)
     out = tmp_path / "out.json"
-    assert run("evaluate", folder, "--adapter", store / "v0001", "--out", out) == 0
+    assert run("evaluate", folder, "--adapter", store / "v0002", "--out", out) == 0
     text = printed(capsys)
     assert "1 missing" in text
     results = json.loads(out.read_text())
@@ -138,23 +140,23 @@ def test_two_versions_are_compared_on_the_cases_that_neither_has_learned(
     store: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "compared.json"
-    assert run("compare", 1, store / "v0002", folder, "--store", store, "--out", out, "--device", "cpu") == 0
+    assert run("compare", 2, store / "v0003", folder, "--store", store, "--out", out, "--device", "cpu") == 0
     text = printed(capsys)
     assert "2 cases are left out: one of the adapters has learned from them" in text
     assert "tube, surface Dice: no difference can be shown with 2 cases" in text
-    assert "version 1" in text and "v0002" in text
+    assert "version 2" in text and "v0003" in text
     results = json.loads(out.read_text())
     assert set(results["cases"]) == {"synthetic_007", "synthetic_008"}
-    assert (results["first"]["version"], results["second"]["version"]) == (1, None)
+    assert (results["first"]["version"], results["second"]["version"]) == (2, None)
 
     # structures stand in another order in the second: each is compared with itself
-    for number in (1, 2):
+    for number in (2, 3):
         single = tmp_path / f"{number}.json"
         cases = ("--cases", *results["cases"])
         assert run("evaluate", folder, "--store", store, "--version", number, "--out", single, *cases) == 0
         alone = json.loads(single.read_text())["cases"]
         for name, case in results["cases"].items():
-            assert case["first" if number == 1 else "second"] == alone[name]["structures"]
+            assert case["first" if number == 2 else "second"] == alone[name]["structures"]
     differences = [case["second"]["tube"]["dice"] - case["first"]["tube"]["dice"] for case in results["cases"].values()]
     assert results["comparisons"]["tube"]["dice"]["difference"]["mean"] == pytest.approx(np.mean(differences), abs=1e-4)
 
@@ -168,9 +170,9 @@ def test_an_adapter_that_is_clearly_better_is_said_to_be(
         nib.save(nib.Nifti1Image(image.get_fdata() + noise, image.affine), folder / "images" / f"new_{number}.nii.gz")
         label = folder / "labels" / f"synthetic_00{7 + number % 2}.nii.gz"
         shutil.copy(label, folder / "labels" / f"new_{number}.nii.gz")
-    assert run("compare", 2, 1, folder, "--store", store, "--device", "cpu") == 0
-    assert "ellipsoid, Dice: version 1 is better" in printed(capsys)
-    assert run("compare", 1, 1, folder, "--store", store, "--device", "cpu") == 0
+    assert run("compare", 3, 2, folder, "--store", store, "--device", "cpu") == 0
+    assert "ellipsoid, Dice: version 2 is better" in printed(capsys)
+    assert run("compare", 2, 2, folder, "--store", store, "--device", "cpu") == 0
     text = printed(capsys)
     assert "no difference can be shown with 7 cases" in text and "is better" not in text
 
