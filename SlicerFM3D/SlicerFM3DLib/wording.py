@@ -78,6 +78,7 @@ def method(key: str) -> str:
         "full": _("Full: adapt every weight"),
         "lora": _("LoRA: small adapter on a frozen network"),
         "linear_probe": _("Linear probe: quickest, features stay frozen"),
+        "spatial_adapter": _("Spatial adapter: frozen features, sees each voxel's neighbours"),
     }
     return known.get(key, key)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase
 
 logger = logging.getLogger(__name__)
+OFFERED = ("full", "lora", "linear_probe", "spatial_adapter")  # in the panel; a request may name any of fm3d methods
 
 
 class SegmentationTrainer(TrainTask):  # type: ignore[misc]
@@ -38,9 +39,8 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
     def config(self) -> dict[str, Any]:
         """The choices in a client's table."""
         from fm3d_core.adaptation import FinetuneSettings
-        from fm3d_core.adaptation.methods import METHODS
 
-        return {"method": list(METHODS), "seconds": FinetuneSettings().seconds}
+        return {"method": list(OFFERED), "seconds": FinetuneSettings().seconds}
 
     def stats(self) -> dict[str, Any]:
         """Where the last training stands, as its process wrote it."""

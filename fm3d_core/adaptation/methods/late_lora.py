@@ -13,7 +13,7 @@ class LateLoRA(LoRA):
     """
 
     name = "lora_late"
-    about = "as lora, in the later half of the layers only; quicker steps, a smaller file"
+    about = "as lora, in the later half of the layers only; a smaller file"
 
     def choose(self, targets: list[str]) -> list[str]:
         """The later half."""

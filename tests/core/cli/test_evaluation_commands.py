@@ -35,8 +35,8 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version trained for a moment, the second: the first is its linear head; the third, of another case, knows nothing
-    and has its structures in another order.
+    """Version 2 was trained for a moment (1 is its linear head); 3, of another case, knows nothing, and its structures
+    stand in another order.
     """
     store = tmp_path_factory.mktemp("compared") / "store"
     common = ("--device", "cpu", "--store", store)
@@ -62,7 +62,7 @@ def test_every_figure_of_every_case_is_written_with_the_adapter_and_the_hashes(
     store: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "first.json"
-    assert run("evaluate", folder, "--store", store, "--version", 1, "--out", out, "--device", "cpu") == 0
+    assert run("evaluate", folder, "--store", store, "--version", 2, "--out", out, "--device", "cpu") == 0
     text = printed(capsys)
     assert "1 case is left out" in text and "mean of 3, with 95 % bootstrap interval" in text and "HD95 mm" in text
 
@@ -80,7 +80,7 @@ def test_every_figure_of_every_case_is_written_with_the_adapter_and_the_hashes(
     assert means["dice"]["mean"] == pytest.approx(np.mean(dice), abs=1e-4) and means["dice"]["count"] == 3
     assert f"{means['dice']['mean']:.3f}" in text and f"{means['dice']['low']:.3f}" in text
     adapter = results["adapter"]
-    assert adapter["version"] == 1 and len(adapter["card"]["cases"]) == 1
+    assert adapter["version"] == 2 and len(adapter["card"]["cases"]) == 1
     assert adapter["tensors_sha256"] == sha256_of(store / "v0002" / "adapter.safetensors")
     assert out.with_suffix(".png").stat().st_size > 10_000
 
