@@ -63,6 +63,7 @@ class LoadedCase:
         image: as read.
         label: values in the task's order, ``IGNORED`` where nothing was annotated.
         image_sha256, label_sha256: of the files.
+        voxels_sha256: of the image's values.
         annotation: what was annotated.
         annotated: classes (0 is background) that were annotated; None: all of the task.
     """
