@@ -56,13 +56,11 @@ class Finetune:
 
         from fm3d_core.adaptation import finetune
         from fm3d_core.cli.console import progress_bar
-        from fm3d_core.evaluation.cross_validation import check_enough_cases, cross_validate
+        from fm3d_core.evaluation.cross_validation import cross_validate
 
         console = Console()
         cases, task = self._cases_and_task()
         console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({self.settings.method})")
-        if self.cross_validate:
-            check_enough_cases(cases)
         with progress_bar(console) as show:
             adapter = finetune(cases, task, self.settings, progress=show, on_stage=partial(self._keep_stage, console))
             if self.cross_validate:
@@ -83,7 +81,7 @@ class Finetune:
         )
         if self.cross_validate:
             expected = adapter.card.expected_dice
-            said = f"{expected}; {expected.how}" if expected else "unknown: no structure is in two volumes"
+            said = f"{expected}; {expected.how}" if expected else "unknown: no structure could be held out"
             console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
 
     def _keep_stage(self, console: Console, adapter: Adapter) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
-from fm3d_core.errors import CaseError, FM3DError
+from fm3d_core.errors import FM3DError
 from fm3d_core.evaluation.dice import dice_per_label
 from fm3d_core.evaluation.truth import read_truth
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
@@ -37,7 +39,9 @@ def cross_validate(
     """Train as often as there are volumes, at most five times, each time without some, and measure Dice on those.
 
     Each training has half of the whole run's seconds (at least 5). With fewer volumes and less time it is a little
-    worse than the whole run will be: the figure errs on the careful side.
+    worse than the whole run will be: the figure errs on the careful side. Of a single volume, two halves made of slabs
+    are held out in turn; that says how well the rest of the same volume is found, and nothing of other patients, so
+    there is no interval.
 
     Args:
         cases: all labelled volumes; a bad one is left out.
@@ -50,14 +54,15 @@ def cross_validate(
         None if no fold could be measured, for example because each structure is in one volume only.
 
     Raises:
-        CaseError: fewer than two volumes.
+        FM3DError: the only volume cannot be used.
         Stopped: ``should_stop`` said so.
     """
-    check_enough_cases(cases)
+    short = replace(settings, seconds=max(settings.seconds * SHARE, SHORTEST))
+    if len(cases) == 1:
+        return _within(cases[0], task, short, progress=progress, should_stop=should_stop)
     count = min(len(cases), FOLDS)
     held_out = [list(range(fold, len(cases), count)) for fold in range(count)]
     present = [_structures_of(case, task) for case in cases]
-    short = replace(settings, seconds=max(settings.seconds * SHARE, SHORTEST))
     measured: dict[str, dict[str, float]] = {}
     for fold, indices in enumerate(held_out):
         learned = [index for index in range(len(cases)) if index not in indices]
@@ -70,22 +75,41 @@ def cross_validate(
         predictor = _train(*part, progress=watched, should_stop=should_stop)
         for index in indices:
             if present[index] & set(labels):
-                measured[cases[index].name] = _score(predictor, cases[index], task)
+                measured |= _score(predictor, cases[index], task)
     volumes = "volume" if len(cases) == count else "group of volumes"
     return expected_dice(measured, f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s")
 
 
-def check_enough_cases(cases: Sequence[LabeledCase]) -> None:
-    """Refuse what cannot be cross-validated.
+def _within(
+    case: LabeledCase,
+    task: SegmentationTask,
+    settings: FinetuneSettings,
+    *,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+) -> ExpectedDice | None:
+    """Dice in the slabs of one volume that were held out."""
+    from fm3d_core.evaluation.slab_folds import slab_folds
+    from fm3d_core.volumes import read_volume
 
-    Raises:
-        CaseError: fewer than two volumes.
-    """
-    if len(cases) < 2:
-        raise CaseError(
-            "what Dice to expect cannot be measured with one volume",
-            remedy="Label a second volume, or leave out --cross-validate",
-        )
+    scores: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="fm3d-") as folder:
+        folds = slab_folds(case, task, Path(folder))
+        for number, fold in enumerate(folds, start=1):
+            labels = tuple(name for name in task.labels if name in fold.structures)
+            if not labels:
+                continue
+            watched = _in_fold(progress, number, len(folds))
+            part = [fold.learned], replace(task, labels=labels), settings
+            predictor = _train(*part, progress=watched, should_stop=should_stop)
+            # the fold's labels are numbered anew; the truth is in the task's order
+            order = np.array([0, *(task.values[name] for name in labels)], np.uint8)
+            found = fold.held_out.comparable(order[predictor.segment(read_volume(case.image))])
+            for name, dice in dice_per_label(found, fold.held_out.labels, task.labels).items():
+                if name in labels:
+                    scores.setdefault(name, []).append(dice)
+    means = {name: float(np.nanmean(values)) for name, values in scores.items() if not np.isnan(values).all()}
+    return expected_dice({case.name: means}, "slabs of the one volume held out; other patients may differ")
 
 
 def _train(
@@ -116,15 +140,19 @@ def _structures_of(case: LabeledCase, task: SegmentationTask) -> set[str]:
     return {name for name in task.labels if values.get(name) in found}
 
 
-def _score(predictor: Predictor, case: LabeledCase, task: SegmentationTask) -> dict[str, float]:
-    """Dice of each structure that was learned, on the image's own grid, where it was annotated."""
+def _score(predictor: Predictor, case: LabeledCase, task: SegmentationTask) -> dict[str, dict[str, float]]:
+    """Case -> structure that was learned -> Dice on the image's own grid, where it was annotated; or nothing."""
     from fm3d_core.volumes import read_volume
 
     labels = predictor.card.task.labels
     values = dict(case.values if case.values is not None else task.values)
-    volume = read_volume(case.image)
-    truth = read_truth(case.label, volume, values, labels, case.annotation)
-    return dice_per_label(truth.comparable(predictor.segment(volume)), truth.labels, labels)
+    try:
+        volume = read_volume(case.image)
+        truth = read_truth(case.label, volume, values, labels, case.annotation)
+    except FM3DError as error:
+        logger.warning("Case %s is left out: %s", case.name, error)
+        return {}
+    return {case.name: dice_per_label(truth.comparable(predictor.segment(volume)), truth.labels, labels)}
 
 
 def _in_fold(progress: ProgressCallback, fold: int, count: int) -> ProgressCallback:

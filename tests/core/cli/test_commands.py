@@ -50,8 +50,6 @@ def test_cross_validation_says_what_dice_to_expect_and_the_list_shows_it(
     synthetic_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (synthetic_folder, "--steps", 2, "--device", "cpu", "--store", tmp_path / "store", "--cross-validate")
-    assert run("finetune", *common, "--shots", 1) == 2
-    assert "Label a second volume" in capsys.readouterr().err
     assert run("finetune", *common, "--shots", 2) == 0
     assert "Dice to expect on a further volume: 0." in capsys.readouterr().out
     assert run("adapters", "show", 2, "--store", tmp_path / "store") == 0

@@ -13,8 +13,9 @@ from scipy import stats
 
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
-from fm3d_core.errors import CaseError, Stopped
+from fm3d_core.errors import Stopped
 from fm3d_core.evaluation.cross_validation import cross_validate
+from fm3d_core.evaluation.slab_folds import slab_folds
 from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
@@ -62,11 +63,33 @@ def test_an_unusable_volume_is_left_out(synthetic_cases: list[LabeledCase], task
     assert found is not None and set(found.cases) == {case.name for case in synthetic_cases[:2]}
 
 
-def test_one_volume_is_refused_and_a_stop_is_obeyed(synthetic_cases: list[LabeledCase], task: SegmentationTask) -> None:
-    with pytest.raises(CaseError, match="one volume"):
-        cross_validate(synthetic_cases[:1], task, FinetuneSettings(steps=2))
-    with pytest.raises(Stopped):
-        cross_validate(synthetic_cases[:2], task, FinetuneSettings(steps=2), should_stop=lambda: True)
+def test_a_stop_is_obeyed(synthetic_cases: list[LabeledCase], task: SegmentationTask) -> None:
+    for number in (1, 2):
+        with pytest.raises(Stopped):
+            cross_validate(synthetic_cases[:number], task, FinetuneSettings(steps=2), should_stop=lambda: True)
+
+
+def test_of_one_volume_slabs_are_held_out(synthetic_cases: list[LabeledCase], task: SegmentationTask) -> None:
+    found = cross_validate(synthetic_cases[:1], task, FinetuneSettings(steps=20, device="cpu"))
+    assert found is not None and set(found.cases) == {synthetic_cases[0].name}
+    # the other slabs of the same ellipsoid are easy to find; and one volume tells nothing of further patients
+    assert found.structures["ellipsoid"] > 0.5 and found.low is None and "one volume" in found.how
+
+
+def test_no_voxel_is_both_learned_and_held_out_and_none_is_lost(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    label = np.asarray(nib.as_closest_canonical(nib.load(synthetic_cases[0].label)).dataobj)
+    folds = slab_folds(synthetic_cases[0], task, tmp_path)
+    parts = [np.asarray(nib.load(fold.learned.label).dataobj) for fold in folds]
+    assert (folds[0].held_out.known ^ folds[1].held_out.known).all()
+    for part, fold in zip(parts, folds, strict=True):
+        assert ((part == 255) == fold.held_out.known).all()
+        assert (part == label)[part != 255].all()
+        assert (fold.held_out.labels == label)[fold.held_out.known].all()
+        drawn = (label > 0).sum()
+        assert 0.2 * drawn < (fold.held_out.labels > 0).sum() < 0.8 * drawn
+        assert fold.structures == {"ellipsoid", "tube"}
 
 
 def test_the_interval_holds_a_further_volume_as_often_as_it_says() -> None:
