@@ -20,6 +20,7 @@ from fm3d_core.adaptation.cases import (
 from fm3d_core.adaptation.methods import Method, check_method
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.clocks import Stopwatch
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, choose_weights
 from fm3d_core.models.weights.shipped_weights import shipped_for
@@ -93,6 +94,7 @@ def finetune(
         task.check_channels(len(case.image))
     network.to(device)
     window = plan_crop(prepared, network.size_multiple)
+    watch = Stopwatch(settings.clock)
     source = batch_source(network, method, prepared, window, settings, device, progress, should_stop)
     for note in notes:
         logger.info(note)
@@ -105,16 +107,15 @@ def finetune(
         left_out=tuple(refused),
         notes=tuple(notes),
     )
-    spent = 0.0
     if settings.closed_form and can_be_solved(network):
-        spent = solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
+        solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
         if not method.frozen_backbone:
-            on_stage(_linear_head(card, network, spent))
+            on_stage(_linear_head(card, network, watch.elapsed))
     record = optimise(
         source,
         network.parameters(),
         task.loss(),
-        Budget(max(settings.seconds - spent, 1.0), settings.steps),
+        Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock),
         learning_rate=settings.learning_rate or method.learning_rate,
         device=device,
         progress=progress,

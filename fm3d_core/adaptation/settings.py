@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fm3d_core.clocks import CLOCKS, ClockName
 from fm3d_core.errors import SettingsError
 
 
@@ -24,12 +25,14 @@ class FinetuneSettings:
             size), unless the task brings its own preprocessing.
         closed_form: whether a linear head starts as the solution of a ridge regression on voxels of the cases, which
             takes a second or two; else at random.
-        seconds: time budget of the training itself, without reading the volumes.
+        seconds: time budget of the training itself, features of a frozen backbone included, without reading and
+            resampling the volumes.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
         batch_size: crops per step.
         seed: of weights, crops and augmentation.
         device: auto, cpu or cuda.
+        clock: what the seconds are counted by: wall, or cpu for core-seconds, which compare on a busy computer.
 
     Raises:
         SettingsError: an impossible value or unknown name.
@@ -47,6 +50,7 @@ class FinetuneSettings:
     batch_size: int = 2
     seed: int = 0
     device: str = "auto"
+    clock: ClockName = "wall"
 
     def __post_init__(self) -> None:
         from fm3d_core.adaptation.methods import check_method
@@ -61,6 +65,7 @@ class FinetuneSettings:
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")
         self._require(1 <= self.batch_size <= 64, "batch_size", "between 1 and 64")
+        self._require(self.clock in CLOCKS, "clock", "of wall and cpu")
         self._require(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
 
     def _require(self, condition: bool, name: str, remedy: str) -> None:

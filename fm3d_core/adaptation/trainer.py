@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.clocks import ClockName, Stopwatch
 from fm3d_core.devices import autocast
 from fm3d_core.errors import CaseError, Stopped
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
@@ -20,10 +21,11 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps if given, else seconds."""
+    """How long to train: a number of steps if given, else seconds of ``clock``."""
 
     seconds: float
     steps: int | None = None
+    clock: ClockName = "wall"
 
     def fraction(self, step: int, elapsed: float) -> float:
         """Share of the budget that is spent, 0 to 1."""
@@ -33,7 +35,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a run came to: optimiser steps, wall seconds, the loss averaged over the last steps."""
+    """What a run came to: optimiser steps, seconds of the budget's clock, the loss averaged over the last steps."""
 
     steps: int
     seconds: float
@@ -69,9 +71,9 @@ def optimise(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    clock = StageClock("training", budget.steps or 0, progress)
+    clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
     smoothed, step, last_report = math.nan, 0, -math.inf
-    while (spent := budget.fraction(step, clock.elapsed)) < 1:
+    while (spent := budget.fraction(step, watch.elapsed)) < 1:
         if should_stop():
             raise Stopped("Training")
         rate = learning_rate * _schedule(spent)
@@ -97,9 +99,9 @@ def optimise(
         smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
         if clock.elapsed - last_report > REPORT_SECONDS:
             last_report = clock.elapsed
-            clock.report(step, loss=smoothed, fraction=budget.fraction(step, clock.elapsed))
+            clock.report(step, loss=smoothed, fraction=budget.fraction(step, watch.elapsed))
     clock.report(step, loss=smoothed, fraction=1.0)
-    return TrainingRecord(step, clock.elapsed, smoothed)
+    return TrainingRecord(step, watch.elapsed, smoothed)
 
 
 def _schedule(spent: float) -> float:
