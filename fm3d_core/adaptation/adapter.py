@@ -59,7 +59,8 @@ class AdapterCard:
         left_out: cases that could not be used, with the reason.
         notes: choices that were made for the user and change what the network sees.
         head: name of the head, see :data:`fm3d_core.tasks.HEADS`.
-        expected_dice: measured on held-out volumes; None where that was not asked for.
+        expected_dice: measured on held-out volumes; None where that was not asked for, or is not done yet.
+        stage: of the training in stages: "linear_probe", "decoder", "final"; empty in cards of before.
         versions: of the libraries that wrote it.
         created: UTC, ISO 8601.
         format: of this card.
@@ -77,6 +78,7 @@ class AdapterCard:
     notes: tuple[str, ...] = ()
     head: str = "auto"
     expected_dice: ExpectedDice | None = None
+    stage: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -256,6 +258,15 @@ def read_card(folder: str | Path) -> AdapterCard:
         AdapterError: missing, damaged or of another format.
     """
     return _read_card(Path(folder))[0]
+
+
+def tensors_sha256(folder: str | Path) -> str:
+    """The hash of an adapter's tensors, as its card has it.
+
+    Raises:
+        AdapterError: missing, damaged or of another format.
+    """
+    return _read_card(Path(folder))[1]
 
 
 def now() -> str:

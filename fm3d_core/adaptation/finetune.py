@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from fm3d_core.adaptation.batches import BatchSource
     from fm3d_core.adaptation.cases import TrainingCase
-    from fm3d_core.models.backbone import Size
+    from fm3d_core.models.backbone import Backbone, Size
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.models.weights.catalogue import NetworkInput
 
@@ -123,13 +123,14 @@ def finetune(
         after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
     )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
-    return Adapter(replace(card, training=training), _to_cpu(trained_tensors(network)))
+    return Adapter(replace(card, training=training, stage="final"), _to_cpu(trained_tensors(network)))
 
 
 def _linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Adapter:
     """What the ridge regression found, on the backbone as it was: a linear probe, and it is stored as one."""
     tensors = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
-    card = replace(card, method="linear_probe", training={"steps": 0, "seconds": round(seconds, 2)}, created=now())
+    training = {"steps": 0, "seconds": round(seconds, 2)}
+    card = replace(card, method="linear_probe", head="linear", training=training, stage="linear_probe", created=now())
     return Adapter(card, _to_cpu(tensors))
 
 
@@ -144,6 +145,24 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
     card = replace(_card(task, settings, built, (64, 64, 64)), notes=built.notes)
     return Adapter(card, _to_cpu(trained_tensors(built.network)))
+
+
+def plain_backbone(settings: FinetuneSettings, channels: int) -> Backbone:
+    """The backbone that a training with these settings begins from.
+
+    Raises:
+        FM3DError: a mistake in settings or weights.
+    """
+    return create_backbone(_spec_of(settings, channels)[0])
+
+
+def _spec_of(settings: FinetuneSettings, channels: int) -> tuple[BackboneSpec, NetworkInput | None]:
+    """What builds the backbone, and what its weights were fed with in pretraining, if that is known and wanted."""
+    preset, weights = _choose_weights(settings, channels)
+    weight_card = card_of(weights) if weights else None
+    fold = channels > 1 and weights is not None and channels_of_weights(weights) == 1
+    fed = find_entry(weight_card.id).input if weight_card and weight_card.id and settings.match_weights else None
+    return BackboneSpec(preset, channels, settings.seed, weights, fold), fed
 
 
 @dataclass(frozen=True)
@@ -166,14 +185,10 @@ class _Built:
 
 
 def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> _Built:
-    preset, weights = _choose_weights(settings, task.channels)
-    weight_card = card_of(weights) if weights else None
-    fold = task.channels > 1 and weights is not None and channels_of_weights(weights) == 1
-    fed = find_entry(weight_card.id).input if weight_card and weight_card.id and settings.match_weights else None
+    spec, fed = _spec_of(settings, task.channels)
     notes: tuple[str, ...] = ()
-    if fold:
+    if spec.fold_channels:
         notes = (f"The weights are of one channel: they see the {task.channels} channels of the image one by one",)
-    spec = BackboneSpec(preset, task.channels, settings.seed, weights, fold)
     backbone = create_backbone(spec)
     sha256 = backbone_sha256(backbone)
 

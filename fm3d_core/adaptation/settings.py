@@ -9,6 +9,8 @@ from typing import Any
 from fm3d_core.clocks import CLOCKS, ClockName
 from fm3d_core.errors import SettingsError
 
+PRESETS = ("fast", "balanced", "thorough", "auto")
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -33,6 +35,10 @@ class FinetuneSettings:
         seed: of weights, crops and augmentation.
         device: auto, cpu or cuda.
         clock: what the seconds are counted by: wall, or cpu for core-seconds, which compare on a busy computer.
+        preset: stages and their time instead of method and seconds: fast (about a minute on two cores), balanced (about
+            five minutes), thorough, or auto, which chooses by volumes, backbone and computer.
+        continue_from: the adapter that training goes on from: active (the one of the store, if it fits), none, or a
+            version's number.
 
     Raises:
         SettingsError: an impossible value or unknown name.
@@ -51,6 +57,8 @@ class FinetuneSettings:
     seed: int = 0
     device: str = "auto"
     clock: ClockName = "wall"
+    preset: str | None = None
+    continue_from: str = "active"
 
     def __post_init__(self) -> None:
         from fm3d_core.adaptation.methods import check_method
@@ -61,6 +69,9 @@ class FinetuneSettings:
         check_head(self.head)
         if self.backbone is not None:
             check_preset(self.backbone)
+        self._require(self.preset is None or self.preset in PRESETS, "preset", f"of {', '.join(PRESETS)}")
+        known = self.continue_from in ("active", "none") or self.continue_from.isdecimal()
+        self._require(known, "continue_from", "of active, none or the number of a version")
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")

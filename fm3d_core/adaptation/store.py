@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fm3d_core.adaptation.adapter import Adapter, AdapterCard, read_card
+from fm3d_core.adaptation.adapter import Adapter, AdapterCard, read_card, tensors_sha256
+from fm3d_core.adaptation.expected_dice import ExpectedDice
 from fm3d_core.errors import AdapterError
 from fm3d_core.files import atomic_file
 
+logger = logging.getLogger(__name__)
 _VERSION = re.compile(r"v(\d{4,})")
 
 
@@ -26,6 +29,9 @@ class StoredAdapter:
 
 class AdapterStore:
     """Adapters of one task line in a folder: ``v0001``, ``v0002``, ... and ``active.json``.
+
+    A version never changes. What Dice to expect of it may be measured later; it is kept beside it, in
+    ``v0002.expected_dice.json``.
 
     Args:
         root: the folder; made at the first save.
@@ -57,7 +63,7 @@ class AdapterStore:
         found = []
         for version in self._numbers():
             try:
-                card = read_card(self._folder(version))
+                card = self._card(version)
             except AdapterError:
                 continue  # load() of this version says what is wrong
             found.append(StoredAdapter(version, self._folder(version), card, [version] == active))
@@ -79,7 +85,23 @@ class AdapterStore:
                 raise AdapterError("nothing was learned yet", path=self.root, remedy="Label a volume and train first")
             version = history[-1]
         self._check(version)
-        return Adapter.load(self._folder(version))
+        adapter = Adapter.load(self._folder(version))
+        return replace(adapter, card=self._with_estimate(version, adapter.card))
+
+    def record_estimate(self, version: int, expected: ExpectedDice) -> StoredAdapter:
+        """Keep what was measured of a version after it was stored; a later figure takes the place of an earlier one.
+
+        Raises:
+            AdapterError: there is no such version, or its card is damaged.
+            StorageError: the folder cannot be written.
+        """
+        self._check(version)
+        record = {"tensors_sha256": tensors_sha256(self._folder(version)), "expected_dice": asdict(expected)}
+        with atomic_file(self._estimate_file(version)) as temporary:
+            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        return StoredAdapter(
+            version, self._folder(version), self._card(version), active=[version] == self._history()[-1:]
+        )
 
     def activate(self, version: int) -> StoredAdapter:
         """Make a version the active one.
@@ -89,7 +111,7 @@ class AdapterStore:
             StorageError: the folder cannot be written.
         """
         self._check(version)
-        card = read_card(self._folder(version))
+        card = self._card(version)
         self._write_history([*self._history(), version])
         return StoredAdapter(version, self._folder(version), card, active=True)
 
@@ -105,12 +127,32 @@ class AdapterStore:
             raise AdapterError("there is no earlier version to roll back to", path=self.root, remedy="Train again")
         while history[-1] != earlier[-1]:
             history.pop()
-        card = read_card(self._folder(history[-1]))
+        card = self._card(history[-1])
         self._write_history(history)
         return StoredAdapter(history[-1], self._folder(history[-1]), card, active=True)
 
     def _folder(self, version: int) -> Path:
         return self.root / f"v{version:04d}"
+
+    def _estimate_file(self, version: int) -> Path:
+        return self.root / f"v{version:04d}.expected_dice.json"
+
+    def _card(self, version: int) -> AdapterCard:
+        return self._with_estimate(version, read_card(self._folder(version)))
+
+    def _with_estimate(self, version: int, card: AdapterCard) -> AdapterCard:
+        """The card with what was measured later, unless that was of another adapter that once had this number."""
+        path = self._estimate_file(version)
+        if not path.is_file():
+            return card
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["tensors_sha256"] != tensors_sha256(self._folder(version)):
+                return card
+            return replace(card, expected_dice=ExpectedDice.from_dict(record["expected_dice"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged and not used (%s); measure again or delete it", path, error)
+            return card
 
     def _numbers(self) -> list[int]:
         if not self.root.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,15 +16,18 @@ from fm3d_core.errors import CaseError, SettingsError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fm3d_core.adaptation import Adapter, LabeledCase
+    from fm3d_core.adaptation import LabeledCase
     from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.teaching import TaughtVersion
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Learn structures from a few labelled volumes; the result is a new adapter version, which becomes active.
+    """Learn structures from a few labelled volumes, in stages; each gives an adapter version that can be used.
 
-    Where the head is linear, a first version is there after seconds: it can be used while training goes on.
+    The first is there after seconds, a linear head, while training goes on. A version becomes active if it is better
+    than the active one by what was measured. --preset fast, balanced, thorough or auto chooses stages and time; without
+    it the method has its --seconds.
 
     DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json. Where labels
     are partial, annotation.json says what was annotated.
@@ -36,7 +39,7 @@ class Finetune:
         labels: the structures to learn, by name; default: all of the folder.
         task: YAML file with labels and preprocessing, instead of labels.
         cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes one to
-            three times as long again.
+            three times as long again. A preset does so anyway, in its own time.
         settings: method, backbone, budget.
         store: where the adapter goes.
     """
@@ -54,43 +57,34 @@ class Finetune:
         """Train and say what came out."""
         from rich.console import Console
 
-        from fm3d_core.adaptation import finetune
         from fm3d_core.cli.console import progress_bar
-        from fm3d_core.evaluation.cross_validation import cross_validate
+        from fm3d_core.teaching import teach
 
         console = Console()
         cases, task = self._cases_and_task()
-        console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({self.settings.method})")
+        how = f"preset {self.settings.preset}" if self.settings.preset else self.settings.method
+        console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({how})")
+        told: set[int] = set()
         with progress_bar(console) as show:
-            adapter = finetune(cases, task, self.settings, progress=show, on_stage=partial(self._keep_stage, console))
-            if self.cross_validate:
-                expected = cross_validate(cases, task, self.settings, progress=show)
-                adapter = replace(adapter, card=replace(adapter.card, expected_dice=expected))
-        stored = self.store.open().save(adapter)
-        for reason in adapter.card.left_out:
+            taught = teach(
+                cases,
+                task,
+                self.settings,
+                self.store.open(),
+                progress=show,
+                on_version=partial(_say, console, told),
+                measure=self.cross_validate,
+            )
+        card = taught.versions[-1].stored.card
+        for reason in card.left_out:
             console.print(f"Left out: {reason}", soft_wrap=True)
-        backbone = adapter.card.backbone
-        console.print(f"Backbone {backbone.preset}, {_weights_in_words(backbone.weights)}", soft_wrap=True)
-        for note in adapter.card.notes:
+        console.print(f"Backbone {card.backbone.preset}, {_weights_in_words(card.backbone.weights)}", soft_wrap=True)
+        for note in card.notes:
             console.print(note, soft_wrap=True)
-        training = adapter.card.training
-        console.print(
-            f"Version {stored.version} is active: {training['steps']:.0f} steps in {training['seconds']:.0f} s, "
-            f"loss {training['loss']:.3f}. {stored.path}",
-            soft_wrap=True,
-        )
         if self.cross_validate:
-            expected = adapter.card.expected_dice
+            expected = taught.versions[-1].expected_dice
             said = f"{expected}; {expected.how}" if expected else "unknown: no structure could be held out"
             console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
-
-    def _keep_stage(self, console: Console, adapter: Adapter) -> None:
-        """A linear head is better than nothing, but not than what a whole training has given before."""
-        store = self.store.open()
-        stored = store.save(adapter, activate=store.active() is None)
-        state = "active" if stored.active else "there, but not active"
-        seconds = adapter.card.training["seconds"]
-        console.print(f"Version {stored.version} is {state}: a linear head, in {seconds:.0f} s. Training goes on")
 
     def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
         from fm3d_core.adaptation import LabeledCase
@@ -123,6 +117,24 @@ class Finetune:
             if case.label is not None
         ]
         return cases, task
+
+
+def _say(console: Console, told: set[int], version: TaughtVersion) -> None:
+    """One line for a version that landed, one for what was measured of it later."""
+    training, expected = version.stored.card.training, version.expected_dice
+    if version.version in told:
+        console.print(f"Version {version.version}: Dice to expect {expected}; {version.why}", soft_wrap=True)
+        return
+    told.add(version.version)
+    state = "active" if version.active else "there, but not active"
+    figures = f"{training['steps']:.0f} steps" if training["steps"] else "a linear head"
+    loss = f", loss {training['loss']:.3f}" if "loss" in training else ""
+    dice = f", Dice to expect {expected}" if expected else ""
+    console.print(
+        f"Version {version.version} is {state} after {version.seconds:.0f} s: {version.stage}, {figures}{loss}{dice} "
+        f"({version.why}). {version.stored.path}",
+        soft_wrap=True,
+    )
 
 
 def _weights_in_words(sha256: str | None) -> str:

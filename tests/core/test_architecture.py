@@ -20,7 +20,8 @@ FLOORS = {
     "inference": 3,
     "evaluation": 4,
     "recipes": 4,
-    "cli": 5,
+    "teaching": 5,
+    "cli": 6,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
