@@ -1,37 +1,35 @@
-"""Mean Dice against training seconds for k labelled hippocampus volumes, next to a MONAI U-Net from scratch.
+"""Few labelled volumes: FM3D beside its peers, with equal volumes and equal core-seconds for everyone.
 
-    python benchmarks/few_shot.py --data ../shared/data/hippocampus
+    python benchmarks/few_shot.py --data ../shared/data --out few_shot.jsonl
+    python benchmarks/few_shot.py --out few_shot.jsonl --table
 
-Both learn from the same volumes for the same wall seconds, one after the other in one process, with the same threads
-and bfloat16 where the processor has it. The peer is MONAI's UNet 16-32-64-128 with two residual units, AdamW 2e-3 with
-polynomial decay, MONAI's affine, noise, scale and contrast augmentation and Dice + cross-entropy: the best from-scratch
-network of ../shared/specs/few_shot_anchor.md. Test volumes: the last 20 of the folder in order of name, native grid, no
-post-processing. Training volumes are of different subjects (ids 2k-1 and 2k are one subject).
+Each row (set, k, seed, method, budget) is one process with one thread (few_shot_row.py) whose result is appended to
+--out; rows that are there are passed over, so a run can be broken off and gone on with. A row that could not be run
+says why and is tried again the next time. Sets and volumes: few_shot_sets.py.
+
+Methods: fm3d (the default), fm3d:METHOD (fm3d methods), fm3d:fast, fm3d:balanced, fm3d:thorough; unet and swin_unetr
+(MONAI's, from scratch in bfloat16: few_shot_scratch.py); fseft_loop (few_shot_fseft.py); nnunet as it comes and
+nnunet_adamw, both cut to the budget (few_shot_nnunet.py; in an environment of its own, see there).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import tyro
+from few_shot_row import METHODS, Row
+from few_shot_sets import SETS
+from few_shot_table import table_of
 from rich.console import Console
-from rich.table import Table
-
-from fm3d_core.adaptation import FinetuneSettings, LabeledCase, finetune
-from fm3d_core.devices import autocast
-from fm3d_core.evaluation import dice_per_label
-from fm3d_core.inference import Predictor
-from fm3d_core.tasks import SegmentationTask
-from fm3d_core.torchvision_guard import ensure_torchvision_importable
-from fm3d_core.volumes import Case, find_cases, read_label, read_label_names, read_volume
-
-TRAINING = ("001", "003", "007", "011", "015")
-TEST_VOLUMES = 20
 
 
 @dataclass(frozen=True)
@@ -39,136 +37,88 @@ class Benchmark:
     """What is measured.
 
     Attributes:
-        data: folder of the hippocampus volumes: images/, labels/, dataset.json.
+        data: folder of the sets.
+        sets: which of them.
         shots: numbers of labelled volumes.
-        seconds: training budgets.
-        seeds: runs per setting.
-        method: FM3D's finetuning method.
-        threads: of the processor, for both.
-        out: a JSON file for the figures.
+        seeds: of the volumes drawn and of training; 0 is the protocol of ../shared/specs/few_shot_anchor.md.
+        methods: which are compared.
+        budgets: core-seconds of training.
+        out: JSON lines, one a row.
+        table: print the table of what is in --out and run nothing.
+        nnunet: the environment in which nnU-Net is installed.
     """
 
-    data: Path = Path("../shared/data/hippocampus")
-    shots: tuple[int, ...] = (1, 3, 5)
-    seconds: tuple[float, ...] = (15, 30, 60)
-    seeds: int = 1
-    method: str = "full"
-    threads: int = 2
-    out: Path | None = None
+    data: Path = Path("../shared/data")
+    sets: tuple[str, ...] = tuple(SETS)
+    shots: tuple[int, ...] = (1, 3, 5, 10)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = ("fm3d", "unet", "swin_unetr", "fseft_loop", "nnunet")
+    budgets: tuple[float, ...] = (60,)
+    out: Path = Path("few_shot.jsonl")
+    table: bool = False
+    nnunet: Path = Path("../nnunet-venv")
+
+    def rows(self) -> Iterator[Row]:
+        """Set by set, the methods of one setting one after the other."""
+        for name, shots, seed, budget, method in itertools.product(
+            self.sets, self.shots, self.seeds, self.budgets, self.methods
+        ):
+            yield Row(name, shots, seed, method, budget, self.data, self.nnunet)
 
     def run(self) -> None:
-        """Measure and print the table."""
-        import torch
-
-        ensure_torchvision_importable()
-        torch.set_num_threads(self.threads)
-        console = Console()
-        cases = {case.name: case for case in find_cases(self.data, labelled=True)}
-        labels = tuple(read_label_names(self.data).values())
-        test = list(cases.values())[-TEST_VOLUMES:]
-        table = Table("k", "seconds", "FM3D", "MONAI U-Net", "difference", title="Mean Dice, hippocampus")
-        rows = []
-        for shots in self.shots:
-            training = [cases[f"hippocampus_{number}"] for number in TRAINING[:shots]]
-            for seconds in self.seconds:
-                mine, peer = [], []
-                for seed in range(self.seeds):
-                    mine.append(_fm3d(training, test, labels, seconds, seed, self.method))
-                    peer.append(_unet(training, test, labels, seconds, seed))
-                rows.append({"k": shots, "seconds": seconds, "fm3d": np.mean(mine), "unet": np.mean(peer)})
-                figures = (f"{np.mean(mine):.3f}", f"{np.mean(peer):.3f}", f"{np.mean(mine) - np.mean(peer):+.3f}")
-                table.add_row(str(shots), f"{seconds:g}", *figures)
-                console.print(f"k={shots} {seconds:g} s: FM3D {figures[0]}, U-Net {figures[1]}")
-        console.print(table)
-        if self.out is not None:
-            self.out.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+        """Measure what is missing and print the table."""
+        if unknown := {method.partition(":")[0] for method in self.methods} - set(METHODS):
+            raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}")
+        console = Console(highlight=False, soft_wrap=True)
+        finished = read_rows(self.out)
+        done = {key_of(row) for row in finished}
+        for row in () if self.table else self.rows():
+            if row.key in done:
+                continue
+            start = time.monotonic()
+            console.print(f"{row.set} k={row.shots} seed={row.seed} {row.method} {row.budget:g} core-s: ", end="")
+            result = run_row(row)
+            if isinstance(result, str):
+                console.print(f"not run: {result}", markup=False)
+                continue
+            with self.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            finished.append(result)
+            console.print(f"Dice {result['dice']:.3f}, {time.monotonic() - start:.0f} s in all")
+        console.print(table_of(finished), markup=False)
 
 
-def _score(predictions: Iterator[np.ndarray], test: list[Case], labels: tuple[str, ...]) -> float:
-    scores = [
-        list(dice_per_label(prediction, read_label(case.label).array, labels).values())
-        for prediction, case in zip(predictions, test, strict=True)
-        if case.label is not None
-    ]
-    return float(np.mean(scores))
+def run_row(row: Row) -> dict[str, Any] | str:
+    """The figures of a row, or in words why there are none."""
+    options = {
+        "set": row.set,
+        "shots": row.shots,
+        "seed": row.seed,
+        "method": row.method,
+        "budget": row.budget,
+        "data": row.data,
+        "nnunet": row.nnunet,
+    }
+    command = [sys.executable, str(Path(__file__).with_name("few_shot_row.py"))]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        return (ended.stderr.strip().splitlines() or ["no message"])[-1]
+    return json.loads(ended.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def _fm3d(
-    training: list[Case], test: list[Case], labels: tuple[str, ...], seconds: float, seed: int, method: str
-) -> float:
-    cases = [LabeledCase(case.name, case.image, case.label) for case in training if case.label is not None]
-    settings = FinetuneSettings(method=method, seconds=seconds, seed=seed)
-    predictor = Predictor(finetune(cases, SegmentationTask(labels), settings))
-    return _score((predictor.segment(read_volume(case.image)) for case in test), test, labels)
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; a last line that was cut off is passed over."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
-def _unet(training: list[Case], test: list[Case], labels: tuple[str, ...], seconds: float, seed: int) -> float:
-    """MONAI's U-Net from scratch, as ../shared/tools/unet_anchor.py trains it, bounded by wall seconds."""
-    import torch
-    from monai.losses import DiceCELoss
-    from monai.networks.nets import UNet
-    from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised, RandScaleIntensityd
-    from monai.utils import set_determinism
-
-    set_determinism(seed)
-    random, device = np.random.default_rng(seed), torch.device("cpu")
-    volumes = [_padded(case) for case in training]
-    network = UNet(3, 1, len(labels) + 1, (16, 32, 64, 128), (2, 2, 2), num_res_units=2, norm="instance")
-    augment = Compose(
-        [
-            RandAffined(
-                ["image", "label"],
-                prob=0.9,
-                rotate_range=(0.25,) * 3,
-                scale_range=(0.15,) * 3,
-                translate_range=(4,) * 3,
-                mode=("bilinear", "nearest"),
-                padding_mode="border",
-            ),
-            RandGaussianNoised(["image"], prob=0.3, std=0.15),
-            RandScaleIntensityd(["image"], factors=0.2, prob=0.5),
-            RandAdjustContrastd(["image"], prob=0.3, gamma=(0.7, 1.5)),
-        ]
-    )
-    loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-4)
-    start = time.monotonic()
-    while (spent := time.monotonic() - start) < seconds:
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - spent / seconds) ** 0.9
-        chosen = [volumes[index] for index in random.integers(0, len(volumes), 2)]
-        batch = [augment({"image": image, "label": label}) for image, label, _ in chosen]
-        image = torch.stack([item["image"].as_tensor() for item in batch])
-        label = torch.stack([item["label"].as_tensor() for item in batch])
-        with autocast(device):
-            scores = network(image)
-        optimiser.zero_grad()
-        loss_function(scores.float(), label).backward()
-        optimiser.step()
-    network.eval()
-
-    def predictions() -> Iterator[np.ndarray]:
-        for image, _, inside in map(_padded, test):
-            with torch.no_grad(), autocast(device):
-                yield network(image[None]).float().argmax(1)[0].numpy().astype(np.uint8)[inside]
-
-    return _score(predictions(), test, labels)
-
-
-def _padded(case: Case) -> tuple:
-    """Image and label (1, 48, 64, 48) with zero mean and unit deviation, and where the volume lies in them."""
-    import torch
-
-    assert case.label is not None
-    image = read_volume(case.image).array
-    image = (image - image.mean()) / (image.std() + 1e-6)
-    before = [(edge - size) // 2 for size, edge in zip(image.shape, (48, 64, 48), strict=True)]
-    padding = [
-        (first, edge - size - first) for size, edge, first in zip(image.shape, (48, 64, 48), before, strict=True)
-    ]
-    label = np.pad(read_label(case.label).array.astype(np.float32), padding)
-    padded = np.pad(image, padding, constant_values=image.min()).astype(np.float32)
-    inside = tuple(slice(first, first + size) for size, first in zip(image.shape, before, strict=True))
-    return torch.from_numpy(padded)[None], torch.from_numpy(label)[None], inside
+def key_of(row: dict[str, Any]) -> tuple[str, int, int, str, float]:
+    """As Row.key."""
+    return row["set"], row["shots"], row["seed"], row["method"], float(row["budget"])
 
 
 if __name__ == "__main__":
