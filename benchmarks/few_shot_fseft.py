@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ from fm3d_core.inference.sliding_window import sliding_window_scores
 from fm3d_core.progress import ignore_progress, never_stop
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import Case, read_volume
+
+if TYPE_CHECKING:
+    import torch
 
 EDGE, CROPS, EPOCHS, RATE = 96, 6, 200, 1e-2
 
@@ -88,7 +92,7 @@ def train(row: Row, volumes: Split) -> Trained:
     return Trained(segment, ready - started, trained, steps, {"backbone": "comes with FM3D", "method": "linear probe"})
 
 
-def _dice_loss(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:  # noqa: F821
+def _dice_loss(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """1 - (2 |p y| + 1) / (|p| + |y| + 1), mean of classes and crops; scores (1, classes, X, Y, Z)."""
     from torch.nn import functional as F
 

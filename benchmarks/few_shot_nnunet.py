@@ -71,7 +71,7 @@ def train(row: Row, volumes: Split) -> Trained:
 def _folders(work: Path) -> dict[str, str]:
     names = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
     return {name: str(work / folder) for name, folder in names.items()} | {
-        "nnUNet_n_proc_DA": "0",  # augmentation in the training's own process
+        "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "false",
     }

@@ -7,6 +7,7 @@ that nnU-Net starts for preprocessing count as well.
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import sys
@@ -32,6 +33,7 @@ def main(work: Path) -> None:
     plan_experiments([1])
     preprocess([1], configurations=("3d_fullres",), num_processes=(1,))
     prepared = _core_seconds()
+    os.environ.update(nnUNet_n_proc_DA="0")  # augmentation in this process; planning needs at least 1
     trainer = _trainer(work, settings["optimiser"])
     trainer.on_train_start()
     begun = time.process_time()
