@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import qt
 import slicer
 import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -22,15 +21,14 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from SlicerFM3DLib import panel, scene, wording
+from SlicerFM3DLib import scene
 from SlicerFM3DLib.background import Job
 from SlicerFM3DLib.operations import Operation
+from SlicerFM3DLib.panel import Panel
 from SlicerFM3DLib.session import Session
 from SlicerFM3DLib.workflow import Workflow
 
-ADDRESS_SETTING = "SlicerFM3D/ServerAddress"
-DEFAULT_ADDRESS = "http://127.0.0.1:8000"
-SHORTEST, LONGEST = 5, 36000  # seconds of training
+LONGEST = 36000  # seconds of training; 0: as the preset or the server say
 
 
 class SlicerFM3D(ScriptedLoadableModule):
@@ -57,16 +55,19 @@ class SlicerFM3DParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
     structures: str = ""
-    seconds: Annotated[int, WithinRange(SHORTEST, LONGEST)] = 90
+    seconds: Annotated[int, WithinRange(0, LONGEST)] = 0
+    showUncertainty: bool = False
+    live: bool = True
 
 
 class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: starts what the buttons say, and shows the session's state."""
+    """The panel's life in Slicer, and its binding to the parameters in the scene."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
+        self.panel = None
         self.ui = None
         self._parameterNode = None
         self._guiTag = None
@@ -75,37 +76,29 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Called once, when the user opens the module."""
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SlicerFM3D.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-
         self.logic = SlicerFM3DLogic()
-        self._panel = panel.Panel(self.ui)
-        self.logic.session.changed.connect(self._show)
-        self.logic.session.connected.connect(self._onConnected)
+        self.panel = Panel(self.logic, self._parameters, self.resourcePath)
+        self.layout.addWidget(self.panel.widget)
+        self.ui = self.panel.ui
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
-        for operation, button in self._panel.buttons.items():
-            button.clicked.connect(self._pressing(operation))
-        self.ui.addressLineEdit.returnPressed.connect(self._pressing(Operation.CONNECT))
-        self.ui.editButton.clicked.connect(self._onEdit)
-        self.ui.addressLineEdit.text = slicer.util.settingsValue(ADDRESS_SETTING, DEFAULT_ADDRESS)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Called when the module goes: nothing may outlive it."""
-        self.logic.session.changed.disconnectAll()
-        self.logic.session.disconnect()
+        self.panel.cleanup()
         self.setParameterNode(None)
         self.removeObservers()
+        self.logic.session.close()
 
     def enter(self) -> None:
         """Called each time the user opens the module."""
         self.initializeParameterNode()
+        self.panel.enableShortcuts(True)
 
     def exit(self) -> None:
         """Called each time the user opens another module; what runs goes on."""
+        self.panel.enableShortcuts(False)
         self.setParameterNode(None)
 
     def initializeParameterNode(self) -> None:
@@ -125,7 +118,7 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node:
             self._guiTag = node.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-        self._show()
+            self.panel.show()
 
     def _onSceneStartClose(self, caller, event) -> None:
         self.setParameterNode(None)
@@ -140,72 +133,11 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._volume = node.inputVolume
             if scene.volumeOf(node.segmentation) is not self._volume:
                 node.segmentation = scene.segmentationOf(self._volume)
-        self._show()
-
-    def _onConnected(self) -> None:
-        session = self.logic.session
-        qt.QSettings().setValue(ADDRESS_SETTING, session.address)
-        if session.info.labels:
-            self._parameters().structures = ", ".join(session.info.labels)
-        if session.info.seconds:
-            self._parameters().seconds = max(SHORTEST, min(LONGEST, session.info.seconds))
-
-    def _pressing(self, operation):
-        """The slot of an operation's button, which is Cancel while it runs."""
-        starts = {
-            Operation.CONNECT: lambda: self.logic.session.connectTo(self.ui.addressLineEdit.text),
-            Operation.NEXT: lambda: self.logic.nextVolume(self._select),
-            Operation.UPLOAD: self._upload,
-            Operation.SEGMENT: lambda: self.logic.segment(
-                self._parameters().inputVolume, self._panel.version, self._select
-            ),
-            Operation.SUBMIT: lambda: self.logic.submit(
-                self._parameters().segmentation, self._parameters().inputVolume, self._parameters().structures
-            ),
-            Operation.TRAIN: lambda: self.logic.session.train(
-                {**self._panel.trainingChoices, "seconds": self._parameters().seconds}
-            ),
-        }
-
-        def press(*_checked) -> None:
-            session = self.logic.session
-            with slicer.util.tryWithErrorDisplay(_("Unexpected error.")):
-                if session.isRunning(operation):
-                    session.cancel(operation)
-                elif session.mayStart(operation):
-                    with session.toldAt(operation):
-                        starts[operation]()
-
-        return press
-
-    def _upload(self) -> None:
-        volume = self._parameters().inputVolume
-        session = self.logic.session
-        question = wording.consent(volume.GetName(), session.address, session.isLoopback)
-        key = f"SlicerFM3D/UploadTo_{session.address.replace('/', '_')}"  # another server is asked for anew
-        if slicer.util.confirmOkCancelDisplay(question, dontShowAgainSettingsKey=key):
-            self.logic.upload(volume)
-
-    def _onEdit(self, _checked=False) -> None:
-        session, node = self.logic.session, self._parameters()
-        with slicer.util.tryWithErrorDisplay(_("Unexpected error.")), session.toldAt(Operation.SUBMIT):
-            node.segmentation = self.logic.segmentationToEdit(node.segmentation, node.inputVolume, node.structures)
-            panel.openSegmentEditor(node.segmentation, node.inputVolume)
-
-    def _select(self, volume, segmentation=None) -> None:
-        self._parameters().inputVolume = volume
-        if segmentation:
-            self._parameters().segmentation = segmentation
+        self.panel.show()
 
     def _parameters(self):
         """The parameters, also while the user is in another module and the panel is not bound to them."""
         return self._parameterNode or self.logic.getParameterNode()
-
-    def _show(self) -> None:
-        if self._parameterNode:
-            node, session = self._parameterNode, self.logic.session
-            isKnown = bool(scene.imageId(node.inputVolume, session.address))
-            self._panel.show(session, node.inputVolume, node.segmentation, isKnown)
 
 
 class SlicerFM3DLogic(ScriptedLoadableModuleLogic, Workflow):

@@ -8,58 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .address import Address
 from .cancellation import Cancellation
-from .errors import AnswerInvalid, ClientError, ServerRefused
+from .errors import AddressInvalid, AnswerInvalid, Cancelled, ClientError, ServerRefused
 from .multipart import VOLUME_SUFFIXES, Form, splitAnswer, volumeSuffix
+from .train_status import TrainStatus, parseStatus, runIdOf
 from .translation import tr as _
 from .transport import Timeouts, Transport
+from .versions import Version, parseVersion
 
 MODEL = "segmentation"  # FM3D's one infer task and one train task
 FINAL = "final"  # MONAI Label's tag of labels a person has approved; training uses these
+POLL_SECONDS = 0.5  # between two looks at a job on the server
 IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-@dataclass(frozen=True)
-class TrainStatus:
-    """Where a training stands.
-
-    Attributes:
-        state: ``never``, ``submitted``, ``running``, ``done``, ``error`` or ``stopped``.
-        stage: what is being done, in words; empty until the server tells.
-        step, total: steps done and planned in this stage; total 0 while unknown.
-        elapsed, eta: seconds since the start and seconds left, None while unknown.
-        loss: the training loss, None while unknown.
-        metrics: named figures such as ``{"dice": 0.81}``.
-        runId: which run these figures belong to.
-        version: the adapter version that came out, when done.
-        leftOut: cases that could not be used, each with its reason.
-        error: what went wrong, in words.
-    """
-
-    state: str
-    stage: str = ""
-    step: int = 0
-    total: int = 0
-    elapsed: float | None = None
-    eta: float | None = None
-    loss: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    runId: str = ""
-    version: int | None = None
-    leftOut: tuple[str, ...] = ()
-    error: str = ""
-
-    @property
-    def isActive(self) -> bool:
-        """Whether the training waits or runs."""
-        return self.state in ("submitted", "running")
 
 
 class ServerClient:
@@ -68,17 +34,27 @@ class ServerClient:
     :param address: as a person types it, see :meth:`Address.parse`.
     :param timeout: seconds allowed for each phase of a request.
     :param cancellation: ends what is in progress, see :meth:`cancelledBy`.
-    :raises AddressInvalid: if the address cannot be understood.
+    :param token: sent with each request; "" for servers that ask for none.
+    :raises AddressInvalid: if the address or the token cannot be understood.
     """
 
-    def __init__(self, address: str, timeout: Timeouts | None = None, cancellation: Cancellation | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout: Timeouts | None = None,
+        cancellation: Cancellation | None = None,
+        token: str = "",
+    ) -> None:
         self.address = Address.parse(address)
+        if not token.isascii() or not (token + "x").isprintable():
+            raise AddressInvalid(_("The token contains characters that no token has. Copy it again."))
         self.timeout = timeout or Timeouts()
-        self._transport = Transport(self.address, self.timeout, cancellation)
+        self._token = token
+        self._transport = Transport(self.address, self.timeout, cancellation, token)
 
     def cancelledBy(self, cancellation: Cancellation) -> ServerClient:
         """The same server, with requests that end when ``cancellation`` is requested."""
-        return ServerClient(str(self.address), self.timeout, cancellation)
+        return ServerClient(str(self.address), self.timeout, cancellation, self._token)
 
     def info(self) -> dict[str, Any]:
         """What the server offers: labels, models, trainers, strategies, datastore.
@@ -118,6 +94,11 @@ class ServerClient:
         """Fetch a volume's label map as ``folder/imageId-tag.suffix``."""
         with self._transport.request("GET", "/datastore/label", {"label": imageId, "tag": tag}) as answer:
             return answer.save(_inside(folder, f"{imageId}-{tag}", volumeSuffix(answer.headers)))
+
+    def labelValues(self, imageId: str, tag: str = FINAL) -> dict[str, int]:
+        """Name -> voxel value of a submitted label, as it was told with it; empty if nothing was told."""
+        info = self._json("GET", "/datastore/label/info", {"label": imageId, "tag": tag}) or {}
+        return {str(entry["name"]): int(entry["idx"]) for entry in info.get("label_info") or ()}
 
     def infer(
         self, model: str, imageId: str, folder: str | Path, params: Mapping[str, Any] | None = None
@@ -165,16 +146,55 @@ class ServerClient:
         except ServerRefused as error:
             if error.status != 404:  # 404: nothing was ever trained since the server started
                 raise
-            task = {"status": "never"}
+            task = {}
         stats = (self.info().get("train_stats") or {}).get(model) or {}
-        runId = str(stats.get("run_id") or stats.get("start_ts") or "")
-        if staleRun and runId == staleRun:
-            stats = {}
-        return _status(task, stats, runId)
+        return parseStatus(task or {}, {} if staleRun and runIdOf(stats) == staleRun else stats)
 
     def stopTraining(self) -> None:
         """Stop the training. One that only waits cannot be stopped yet: call again while it is active."""
         self._json("DELETE", "/train/")
+
+    # -- FM3D's own addresses, which a stock MONAI Label server does not have
+
+    def versions(self) -> tuple[Version, ...]:
+        """What was learned so far, newest first; empty where the server keeps no versions."""
+        try:
+            listing = self._json("GET", "/adapters/")
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
+            return ()
+        return tuple(parseVersion(entry) for entry in listing.get("versions") or ())
+
+    def activate(self, version: int) -> None:
+        """Let this version segment from now on."""
+        self._json("POST", f"/adapters/{version}/activate")
+
+    def rollBack(self) -> int:
+        """Return to the version that was active before; it is given."""
+        return int(self._json("POST", "/adapters/roll-back")["version"])
+
+    def compare(self, one: int, other: int, report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        """Dice of two versions on the submitted cases; ``report`` is told where the server's job stands."""
+        job = self._json("POST", "/adapters/compare", body={"a": one, "b": other, "cases": None})
+        return self._follow(str(job["job"]), report)
+
+    def _follow(self, job: str, report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        """Wait for the result of a job on the server; it is ended there too when this side is cancelled."""
+        target = f"/jobs/{quote(job, safe='')}"
+        try:
+            while True:
+                status = self._json("GET", target)
+                if status.get("state") == "done":
+                    return dict(status.get("result") or {})
+                if status.get("state") not in ("waiting", "running"):
+                    raise ClientError(str(status.get("error") or _("The server ended this without a reason.")))
+                report(status)
+                self._transport.cancellation.wait(POLL_SECONDS)
+                self._transport.cancellation.check()
+        except Cancelled:
+            self.cancelledBy(Cancellation())._json("DELETE", target)
+            raise
 
     def _json(self, method: str, path: str, query: Mapping[str, str] | None = None, **how: Any) -> Any:
         with self._transport.request(method, path, query, **how) as answer:
@@ -197,29 +217,3 @@ def _suffix(path: Path) -> str:
 def _inside(folder: str | Path, name: str, suffix: str) -> Path:
     """A file in ``folder`` for a name that came from a server, whatever it contains."""
     return Path(folder) / (re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:160] + suffix)
-
-
-def _status(task: Mapping[str, Any], stats: Mapping[str, Any], runId: str) -> TrainStatus:
-    state = str(task.get("status", "never")).lower()
-    return TrainStatus(
-        state=state,
-        stage=str(stats.get("stage") or ""),
-        step=int(stats.get("step") or 0),
-        total=int(stats.get("total") or 0),
-        elapsed=stats.get("elapsed"),
-        eta=stats.get("eta"),
-        loss=stats.get("loss"),
-        metrics=stats.get("metrics") or {},
-        runId=runId,
-        version=stats.get("version"),
-        leftOut=tuple(stats.get("left_out") or ()),
-        error=str(stats.get("error") or _lastLine(task)) if state == "error" else "",
-    )
-
-
-def _lastLine(task: Mapping[str, Any]) -> str:
-    """The exception's text: the end of a failed process's log, without the exception's class."""
-    lines = [line for line in task.get("details") or [] if line.strip()]
-    if not lines:
-        return _("The training failed without a reason. The server's log says more.")
-    return re.sub(r"^[\w.]*(Error|Exception|Stopped): ", "", lines[-1])

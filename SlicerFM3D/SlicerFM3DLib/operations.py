@@ -20,11 +20,22 @@ class Operation(Enum):
     """What the user can start; each has one button."""
 
     CONNECT = "connect"
+    LOCAL_SERVER = "run a server here"
     NEXT = "next"
+    OPEN = "open"
     UPLOAD = "upload"
     SEGMENT = "segment"
+    PROMPTS = "segment by clicks"
     SUBMIT = "submit"
     TRAIN = "train"
+    VERSIONS = "activate or roll back"
+    COMPARE = "compare"
+    SIDE_BY_SIDE = "side by side"
+    INSIGHT = "insight"
+
+
+# These go on while the user does something else.
+BESIDE = frozenset({Operation.LOCAL_SERVER, Operation.TRAIN, Operation.COMPARE})
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,8 @@ class Operations:
 
     @property
     def waitedFor(self) -> Operation | None:
-        """What the user is waiting for; a training is not waited for."""
-        return next((operation for operation in self._jobs if operation is not Operation.TRAIN), None)
+        """What the user is waiting for; what goes on beside is not waited for."""
+        return next((operation for operation in self._jobs if operation not in BESIDE), None)
 
     def isRunning(self, operation: Operation) -> bool:
         """Whether this operation is going on."""
@@ -105,12 +116,13 @@ class Operations:
         except UserError as error:
             self.fail(operation, error)
 
-    def abandonAll(self) -> None:
-        """Hear nothing more of what runs, and forget the messages."""
+    def abandonAll(self, but: Operation | None = None) -> None:
+        """Hear nothing more of what runs, and forget the messages; ``but`` one operation, if one is named."""
         for operation, job in list(self._jobs.items()):
-            job.abandon()
-            _remove(self._forget(operation))
-        self.messages.clear()
+            if operation is not but:
+                job.abandon()
+                _remove(self._forget(operation))
+        self.messages = {operation: text for operation, text in self.messages.items() if operation is but}
         self.changed.emit()
 
     def start(

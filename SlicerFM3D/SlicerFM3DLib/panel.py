@@ -1,138 +1,98 @@
-"""Shows a session on the panel's widgets. It reads nothing but what the user chose in the combo boxes."""
+"""The panel: its sections in the order of work, bound to one session."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 
-from . import wording
-from .operations import Operation
-from .server_info import ServerInfo
-from .session import Session
+from . import scene
+from .sections.case import CaseSection
+from .sections.labels import LabelsSection
+from .sections.models import ModelsSection
+from .sections.segment import SegmentSection
+from .sections.server import ServerSection
+from .sections.train import TrainSection
 from .translation import tr as _
 
-ERROR_STYLE = "color: #c62828"  # readable on Slicer's light and dark themes
+SECTIONS = (ServerSection, CaseSection, SegmentSection, LabelsSection, TrainSection, ModelsSection)
 
 
 class Panel:
-    """The widgets of SlicerFM3D.ui.
+    """All sections, and what they share.
 
-    :param ui: as :func:`slicer.util.childWidgetVariables` gives it.
+    :param logic: the module's, with its session.
+    :param parameters: gives the scene's parameter node, also while the panel is not bound to it.
+    :param resourcePath: gives the path of a file in ``Resources``.
+
+    :ivar widget: to be put into the module's layout.
+    :ivar ui: the widgets of all sections by name.
     """
 
-    def __init__(self, ui: Any) -> None:
-        self._ui = ui
-        self.buttons = {
-            Operation.CONNECT: ui.connectButton,
-            Operation.NEXT: ui.nextButton,
-            Operation.UPLOAD: ui.uploadButton,
-            Operation.SEGMENT: ui.segmentButton,
-            Operation.SUBMIT: ui.submitButton,
-            Operation.TRAIN: ui.trainButton,
-        }
-        self._texts = {operation: button.text for operation, button in self.buttons.items()}
-        self._statusLabels = {
-            ui.connectStatusLabel: (Operation.CONNECT,),
-            ui.caseStatusLabel: (Operation.NEXT, Operation.UPLOAD),
-            ui.segmentStatusLabel: (Operation.SEGMENT,),
-            ui.submitStatusLabel: (Operation.SUBMIT,),
-            ui.trainStatusLabel: (Operation.TRAIN,),
-        }
-        self._choices = {"method": (ui.methodComboBox, ui.methodLabel), "preset": (ui.presetComboBox, ui.presetLabel)}
+    def __init__(self, logic: Any, parameters: Callable[[], Any], resourcePath: Callable[[str], str]) -> None:
+        self.logic, self._parameters = logic, parameters
+        self.widget = qt.QWidget()
+        layout = qt.QVBoxLayout(self.widget)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for section in SECTIONS:
+            layout.addWidget(slicer.util.loadUI(resourcePath(f"UI/{section.uiFile}.ui")))
+        disclaimer = qt.QLabel(_("Research use only. Not a medical device."))
+        disclaimer.setAlignment(qt.Qt.AlignCenter)
+        layout.addWidget(disclaimer)
+        layout.addStretch(1)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        for selector in (self.ui.inputVolumeSelector, self.ui.segmentationSelector):
+            selector.setMRMLScene(slicer.mrmlScene)
+        self.sections = [section(self) for section in SECTIONS]
+        logic.session.changed.connect(self.show)
+        logic.session.connected.connect(self._onConnected)
 
     @property
-    def version(self) -> str:
-        """The version the user chose to segment with."""
-        return self._ui.versionComboBox.currentData or "active"
+    def parameters(self) -> Any:
+        """The scene's parameters."""
+        return self._parameters()
 
     @property
-    def trainingChoices(self) -> dict[str, str]:
-        """What the user chose for a training, by the server's own keys."""
-        return {key: box.currentData for key, (box, _label) in self._choices.items() if box.currentData}
+    def volume(self) -> Any:
+        """The selected volume, or None."""
+        return self.parameters.inputVolume
 
-    def show(self, session: Session, volume: Any, segmentation: Any, isKnown: bool) -> None:
-        """Bring every widget up to date.
+    @property
+    def segmentation(self) -> Any:
+        """The selected segmentation, or None."""
+        return self.parameters.segmentation
 
-        :param volume, segmentation: what is selected, or None.
-        :param isKnown: whether the server has the volume.
-        """
-        self._showChoices(session.info)
-        ready = {
-            Operation.UPLOAD: volume is not None,
-            Operation.SEGMENT: isKnown,
-            Operation.SUBMIT: isKnown and segmentation is not None,
-            Operation.TRAIN: session.info is not None and session.info.labelled > 0,
-        }
-        for operation, button in self.buttons.items():
-            if session.isRunning(operation):
-                button.text, button.enabled = _("Cancel"), not session.isCancelling(operation)
-            else:
-                button.text = self._texts[operation]
-                button.enabled = session.mayStart(operation) and ready.get(operation, True)
-        self._ui.editButton.enabled = volume is not None
-        for label, operations in self._statusLabels.items():
-            self._showMessage(label, session, operations)
-        self._showHints(session, volume, isKnown)
-        self._showProgress(session)
+    @property
+    def isKnown(self) -> bool:
+        """Whether the server has the selected volume."""
+        return bool(scene.imageId(self.volume, self.logic.session.address))
 
-    def _showMessage(self, label: Any, session: Session, operations: Sequence[Operation]) -> None:
-        newest = [message for operation, message in session.messages.items() if operation in operations]
-        label.text = newest[-1].text if newest else ""
-        label.styleSheet = ERROR_STYLE if newest and newest[-1].isError else ""
-        label.visible = bool(newest)
+    def select(self, volume: Any, segmentation: Any = None) -> None:
+        """Work on this volume, and on this segmentation if there is one."""
+        self.parameters.inputVolume = volume
+        if segmentation:
+            self.parameters.segmentation = segmentation
 
-    def _showHints(self, session: Session, volume: Any, isKnown: bool) -> None:
-        """Say why a button is grey, where nothing more important is said."""
-        ui, info = self._ui, session.info
-        hints = {}
-        if info is None and not session.messages:
-            hints[ui.connectStatusLabel] = _("Not connected.")
-        elif info is not None:
-            if volume is None:
-                hints[ui.caseStatusLabel] = _("Fetch a volume from the server, or load one and upload it.")
-            elif not isKnown:
-                hints[ui.caseStatusLabel] = _("This volume is not on the server yet.")
-            if not info.hasLearned:
-                hints[ui.segmentStatusLabel] = _("Nothing learned yet: submit labels, then train.")
-            if not info.labelled:
-                hints[ui.trainStatusLabel] = _("Submit at least one label first.")
-        for label, text in hints.items():
-            if not label.text:
-                label.text, label.visible = text, True
+    def show(self) -> None:
+        """Bring every widget up to date."""
+        for section in self.sections:
+            section.showOffers()
+            section.show()
 
-    def _showProgress(self, session: Session) -> None:
-        bar, status = self._ui.trainProgressBar, session.training
-        bar.visible = status is not None
-        if status:
-            bar.maximum = status.total  # 0 makes it a busy bar: nobody knows yet
-            bar.value = min(status.step, status.total)
+    def enableShortcuts(self, enabled: bool) -> None:
+        """Keys work while the user is in this module only."""
+        for section in self.sections:
+            section.enableShortcuts(enabled)
 
-    def _showChoices(self, info: ServerInfo | None) -> None:
-        _fill(self._ui.versionComboBox, info.versions if info else ("active",), wording.version)
-        for key, (box, label) in self._choices.items():
-            offered = info.choices.get(key, ()) if info else ()
-            _fill(box, offered, wording.method)
-            box.visible = label.visible = bool(offered)
+    def cleanup(self) -> None:
+        """Hear nothing of the session any more."""
+        self.logic.session.changed.disconnectAll()
+        self.logic.session.connected.disconnectAll()
+        for section in self.sections:
+            section.cleanup()
 
-
-def openSegmentEditor(segmentation: Any, volume: Any) -> None:
-    """Go to Slicer's Segment Editor with this segmentation; without a main window there is nowhere to go."""
-    if slicer.util.mainWindow() is None:
-        return
-    slicer.util.selectModule("SegmentEditor")
-    editor = slicer.modules.SegmentEditorWidget.editor
-    editor.setSegmentationNode(segmentation)
-    editor.setSourceVolumeNode(volume)
-
-
-def _fill(box: Any, keys: Sequence[str], word: Callable[[str], str]) -> None:
-    """Offer these keys, and keep the user's choice if it is still among them."""
-    if [box.itemData(index) for index in range(box.count)] == list(keys):
-        return
-    chosen = box.currentData
-    box.clear()
-    for key in keys:
-        box.addItem(word(key), key)
-    box.setCurrentIndex(keys.index(chosen) if chosen in keys else 0)
+    def _onConnected(self) -> None:
+        for section in self.sections:
+            section.onConnected()

@@ -62,6 +62,12 @@ def rememberImageId(volume: Any, server: str, identifier: str) -> None:
     volume.SetAttribute(ID_ATTRIBUTE, identifier)
 
 
+def volumeWithId(identifier: str, server: str) -> Any:
+    """The volume of the scene that ``server`` knows under this id, None if there is none."""
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return next((volume for volume in volumes if imageId(volume, server) == identifier), None)
+
+
 def newImageId(name: str, taken: Collection[str]) -> str:
     """An id a server accepts, made from a node's name, different from all in ``taken``."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:100] or "volume"

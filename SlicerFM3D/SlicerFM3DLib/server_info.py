@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .client import MODEL
+from .client import FINAL, MODEL, ServerClient
+from .versions import Version
 
 
 def labelValues(labels: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
@@ -28,7 +29,10 @@ class ServerInfo:
         choices: settings of a training to choose from, the default first (``{"method": ("lora", "full")}``).
         seconds: the training time the server suggests, None if it has no say.
         strategies: ways to choose the next volume.
+        models: what it can compute: ``segmentation``, ``interactive``, ...
         total, labelled: volumes the server has, and those with a submitted label.
+        labelledCases: their ids; empty unless :meth:`ask` has asked for them.
+        adapters: what was learned, newest first; empty where the server keeps no versions.
     """
 
     name: str
@@ -40,6 +44,17 @@ class ServerInfo:
     strategies: tuple[str, ...]
     total: int
     labelled: int
+    models: tuple[str, ...] = ()
+    labelledCases: tuple[str, ...] = ()
+    adapters: tuple[Version, ...] = ()
+
+    @classmethod
+    def ask(cls, client: ServerClient) -> ServerInfo:
+        """What the server says about itself, its cases and its versions."""
+        info = cls.parse(client.info())
+        objects = client.datastore()
+        labelled = sorted(identifier for identifier, entry in objects.items() if FINAL in (entry.get("labels") or {}))
+        return replace(info, labelledCases=tuple(labelled), adapters=client.versions())
 
     @classmethod
     def parse(cls, info: Mapping[str, Any]) -> ServerInfo:
@@ -58,9 +73,15 @@ class ServerInfo:
             strategies=tuple(info.get("strategies") or ()),
             total=int(datastore.get("total") or 0),
             labelled=int(datastore.get("completed") or 0),
+            models=tuple(info["models"]),
         )
 
     @property
     def hasLearned(self) -> bool:
         """Whether there is an adapter to segment with."""
-        return any(version.isdigit() for version in self.versions)
+        return bool(self.adapters) or any(version.isdigit() for version in self.versions)
+
+    @property
+    def active(self) -> Version | None:
+        """The version that segments unless another one is asked for."""
+        return next((version for version in self.adapters if version.active), None)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .cancellation import Cancellation
-from .client import MODEL, ServerClient, TrainStatus
+from .client import MODEL, ServerClient
 from .errors import ClientError, ConnectionLost, ServerTimeout, ServerUnreachable
+from .train_status import TrainStatus
 from .translation import tr as _
 
 POLL_SECONDS = 1.0

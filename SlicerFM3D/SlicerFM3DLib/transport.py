@@ -112,10 +112,13 @@ class Transport:
     :param address: where it listens.
     :param timeouts: how long each phase may take.
     :param cancellation: ends a request in progress; without one it only ends by itself.
+    :param token: says who is there, to servers that ask; kept in memory only.
     """
 
-    def __init__(self, address: Address, timeouts: Timeouts, cancellation: Cancellation | None = None) -> None:
-        self.address, self.timeouts = address, timeouts
+    def __init__(
+        self, address: Address, timeouts: Timeouts, cancellation: Cancellation | None = None, token: str = ""
+    ) -> None:
+        self.address, self.timeouts, self._token = address, timeouts, token
         self.cancellation = cancellation or Cancellation()
 
     @contextmanager
@@ -178,9 +181,10 @@ class Transport:
         if message:
             raise ServerUnreachable(message)
 
-    @staticmethod
-    def _send(connection: http.client.HTTPConnection, method: str, target: str, body: Any) -> None:
+    def _send(self, connection: http.client.HTTPConnection, method: str, target: str, body: Any) -> None:
         headers = {"Accept": "*/*", "Connection": "close"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         if isinstance(body, Form):
             headers |= {"Content-Type": body.contentType, "Content-Length": str(body.length)}
         elif body is not None:
@@ -230,7 +234,11 @@ def refusal(response: http.client.HTTPResponse, address: Address) -> ServerRefus
         detail = "; ".join(f"{'.'.join(map(str, d.get('loc', [])))}: {d.get('msg', '')}" for d in detail)
     detail = str(detail).lstrip("+ ")
     status = response.status
-    if detail and status != http.client.INTERNAL_SERVER_ERROR:
+    if status == http.client.UNAUTHORIZED or (status == http.client.FORBIDDEN and not detail):
+        message = _("{address} asks for a token, and this one is missing or wrong. Type it in the field Token.").format(
+            address=address
+        )
+    elif detail and status != http.client.INTERNAL_SERVER_ERROR:
         message = detail
     elif detail:
         message = _("The server failed: {detail}").format(detail=detail)
@@ -238,8 +246,6 @@ def refusal(response: http.client.HTTPResponse, address: Address) -> ServerRefus
         message = _("{address} sends elsewhere: {location}. Use that address.").format(
             address=address, location=response.headers.get("Location", "?")
         )
-    elif status in (401, 403):
-        message = _("The server asks for a login, which this version of the module does not support yet.")
     elif status == http.client.NOT_FOUND:
         message = _("{address} does not know this request. Is it a MONAI Label server?").format(address=address)
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from .client import TrainStatus
 from .server_info import ServerInfo
+from .train_status import WAITING, TrainStatus
 from .translation import tr as _
+from .versions import Comparison, ExpectedDice, Version
 
 
 def duration(seconds: float) -> str:
@@ -27,26 +29,129 @@ def server(info: ServerInfo) -> str:
 
 
 def training(status: TrainStatus) -> str:
-    """One line about a training that runs."""
+    """One line about a training that waits or runs."""
+    if status.state == WAITING and status.queued:
+        before = _("Another training comes first.") if status.queued == 1 else _("{n} trainings come first.")
+        return _("Waiting in the queue.") + " " + before.format(n=status.queued)
     if not status.stage:
-        return _("Waiting for the training to start...")
-    parts = [status.stage[:1].upper() + status.stage[1:]]
+        return status.message or _("Waiting for the training to start...")
+    parts = [stage(status.stage)]
     if status.eta is not None:
         parts.append(_("about {duration} left").format(duration=duration(status.eta)))
-    return " · ".join([*parts, *_figures(status)])
+    usable = [version.number for version in status.versions[-1:]]
+    early = [_("version {n} can be used already").format(n=number) for number in usable]
+    return " · ".join([*parts, *_figures(status), *early])
 
 
 def trained(status: TrainStatus) -> str:
     """One line about a training that has ended, well or not."""
-    if status.state == "stopped":
+    last = status.version or next((version.number for version in reversed(status.versions)), None)
+    if status.state == "cancelled":
+        if last:
+            return _("Training cancelled. What was learned until then is kept as version {n}.").format(n=last)
         return _("Training cancelled. The version before stays active.")
+    if status.state in ("interrupted", "never"):
+        kept = _(" Version {n} is kept.").format(n=last) if last else ""
+        again = _("The server was restarted and the training ended with it. Press Train again.")
+        return (status.message or again) + kept
     if status.state != "done":
-        return status.error or _("The server was restarted; the training is lost. Press Train again.")
+        return status.error or status.message or _("The training failed. The server's log says more.")
     text = _("Version {version} is ready and active.") if status.version else _("Training finished.")
     parts = [text.format(version=status.version), " · ".join(_figures(status))]
     if status.leftOut:
         parts.append(_("Left out: {cases}").format(cases="; ".join(status.leftOut)))
     return " ".join(part for part in parts if part)
+
+
+def stage(key: str) -> str:
+    """What is being learned, or the server's own words for it."""
+    known = {
+        "zero_shot": _("Nothing learned yet"),
+        "linear_probe": _("Quick: linear probe"),
+        "spatial_adapter": _("Quick: spatial adapter"),
+        "decoder": _("Decoder"),
+        "final": _("Final"),
+    }
+    return known.get(key) or key[:1].upper() + key[1:]
+
+
+def preset(key: str) -> str:
+    """How a preset is offered."""
+    known = {
+        "fast": _("Fast: a first version within minutes"),
+        "balanced": _("Balanced"),
+        "thorough": _("Thorough: the best this data gives"),
+        "auto": _("Automatic: decided by the number of cases"),
+    }
+    return known.get(key, key)
+
+
+def strategy(key: str) -> str:
+    """How a way to choose the next volume is offered."""
+    known = {
+        "first": _("In order"),
+        "random": _("At random"),
+        "random_foreground": _("At random, where the structures are"),
+        "foreground": _("At random, where the structures are"),
+        "uncertainty": _("Where the model is least sure"),
+        "diversity": _("Most different from those labelled"),
+        "hybrid": _("Unsure and different"),
+    }
+    return known.get(key, key)
+
+
+def expected(dice: ExpectedDice | None) -> str:
+    """An expected Dice with its interval."""
+    if dice is None:
+        return "–"
+    if dice.high <= dice.low:
+        return f"{dice.mean:.2f}"
+    return _("{mean:.2f} ({low:.2f} to {high:.2f})").format(mean=dice.mean, low=dice.low, high=dice.high)
+
+
+def versionDetails(version: Version) -> str:
+    """All that is known about a version, in lines."""
+    lines = [_("Structures: {names}").format(names=", ".join(version.labels))]
+    if version.cases:
+        lines.append(_("Learned from: {cases}").format(cases=", ".join(version.cases)))
+    if version.seconds is not None:
+        lines.append(_("Took {duration}").format(duration=duration(version.seconds)))
+    if version.expected and version.expected.how:
+        lines.append(_("Expected Dice: {how}").format(how=version.expected.how))
+    return "\n".join([*lines, version.notes]).strip()
+
+
+def values(names: Sequence[str]) -> str:
+    """Which voxel value stands for which structure."""
+    return ", ".join(f"{value} = {name}" for value, name in enumerate(names, start=1))
+
+
+def compared(comparison: Comparison) -> str:
+    """What a comparison of two versions says."""
+    parts = []
+    one, other = comparison.means
+    if one is not None and other is not None:
+        text = _("Mean Dice: {one:.3f} (version {a}), {other:.3f} (version {b}).")
+        parts.append(text.format(one=one, a=comparison.one, other=other, b=comparison.other))
+    if comparison.verdict:
+        parts.append(comparison.verdict)
+    elif comparison.p is not None:
+        parts.append(_("p = {p:.2g}").format(p=comparison.p))
+    if comparison.learnedFrom:
+        text = _("Learned from, so flattering: {cases}.")
+        parts.append(text.format(cases=", ".join(comparison.learnedFrom)))
+    return " ".join(parts)
+
+
+def job(text: str, status: Mapping[str, Any]) -> str:
+    """One line about a job that runs on the server."""
+    step, total, eta = status.get("step"), status.get("total"), status.get("eta")
+    parts = [str(status.get("stage") or "") or text]
+    if total:
+        parts.append(_("{step} of {total}").format(step=step or 0, total=total))
+    if eta is not None:
+        parts.append(_("about {duration} left").format(duration=duration(eta)))
+    return " · ".join(parts)
 
 
 def consent(volume: str, address: str, isLoopback: bool) -> str:
@@ -75,6 +180,7 @@ def version(key: str) -> str:
 def method(key: str) -> str:
     """How a training method is offered."""
     known = {
+        "": _("As the preset says"),
         "full": _("Full: adapt every weight"),
         "lora": _("LoRA: small adapter on a frozen network"),
         "linear_probe": _("Linear probe: quickest, features stay frozen"),
@@ -83,12 +189,19 @@ def method(key: str) -> str:
     return known.get(key, key)
 
 
-def segmented(version: str, warnings: Sequence[str]) -> str:
-    """What came back from the server."""
-    text = (
-        _("Segmented by the untrained network.") if version == "untrained" else _("Segmented with version {version}.")
-    )
-    return " ".join([text.format(version=version), *map(str, warnings)])
+def segmented(version: str, parameters: Mapping[str, Any]) -> str:
+    """What came back from the server, and how good it probably is."""
+    untrained = version == "untrained"
+    text = _("Segmented by the untrained network.") if untrained else _("Segmented with version {version}.")
+    parts = [text.format(version=version)]
+    dice = parameters.get("expected_dice") or {}
+    if dice.get("value") is not None:
+        parts.append(_("Expected Dice of this volume: {value:.2f}").format(value=dice["value"]))
+        if dice.get("low") is not None and dice.get("high") is not None:
+            parts[-1] += " " + _("({low:.2f} to {high:.2f})").format(low=dice["low"], high=dice["high"])
+        parts[-1] += "."
+        parts += [str(reason) for reason in dice.get("reasons") or ()]
+    return " ".join([*parts, *map(str, parameters.get("warnings") or ())])
 
 
 def submitted(labels: int, empty: Sequence[str], ignored: Sequence[str], overlap: int) -> str:

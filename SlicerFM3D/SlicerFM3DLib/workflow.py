@@ -13,6 +13,7 @@ import slicer
 
 from . import scene, wording
 from .background import Job
+from .model_steps import ModelSteps
 from .session import Session
 
 
@@ -21,8 +22,9 @@ class Workflow:
 
     def __init__(self) -> None:
         self.session = Session(Job)
+        self.models = ModelSteps(self.session)
 
-    def nextVolume(self, onDone: Callable[[Any], None]) -> None:
+    def nextVolume(self, onDone: Callable[[Any], None], strategy: str = "") -> None:
         """Fetch and load the volume to label next; ``onDone(volume)``."""
 
         def load(path: Path, imageId: str) -> None:
@@ -30,8 +32,24 @@ class Workflow:
             scene.rememberImageId(volume, self.session.address, imageId)
             onDone(volume)
 
-        with _temporaryFolder() as folder:
-            self.session.nextVolume(folder, load)
+        with temporaryFolder() as folder:
+            self.session.nextVolume(folder, load, strategy)
+
+    def openLabelled(self, imageId: str, onDone: Callable[[Any, Any], None]) -> None:
+        """Fetch a volume with its submitted label; ``onDone(volume, segmentation)``. One in the scene is used again."""
+
+        def load(image: Path, label: Path, values: dict[str, int]) -> None:
+            volume = scene.volumeWithId(imageId, self.session.address)
+            if volume is None:
+                volume = scene.readVolume(image, imageId)
+                scene.rememberImageId(volume, self.session.address, imageId)
+            name = slicer.mrmlScene.GenerateUniqueName(wording.segmentationName(volume.GetName(), ""))
+            segmentation = scene.readSegmentation(label, volume, values, name)
+            scene.hideOthers(segmentation, volume)
+            onDone(volume, segmentation)
+
+        with temporaryFolder() as folder:
+            self.session.openLabelled(imageId, folder, load)
 
     def upload(self, volume: Any) -> None:
         """Send a volume. The id it had on this server is kept; a new one is made from its name."""
@@ -40,7 +58,7 @@ class Workflow:
         def remember(imageId: str) -> None:
             scene.rememberImageId(scene.present(volume), self.session.address, imageId)
 
-        with _temporaryFolder() as folder:
+        with temporaryFolder() as folder:
             path = scene.writeVolume(volume, folder / "image.nrrd")
             self.session.upload(path, lambda taken: known or scene.newImageId(name, taken), remember)
 
@@ -53,12 +71,12 @@ class Workflow:
             scene.hideOthers(segmentation, volume)
             onDone(volume, segmentation)
 
-        with _temporaryFolder() as folder:
+        with temporaryFolder() as folder:
             self.session.segment(scene.imageId(volume, self.session.address), version, folder, load)
 
     def submit(self, segmentation: Any, volume: Any, structures: str) -> None:
         """Send the segments named in ``structures`` as the label of a volume."""
-        with _temporaryFolder() as folder:
+        with temporaryFolder() as folder:
             label = scene.writeLabel(segmentation, volume, scene.parseNames(structures), folder / "label.nrrd")
             self.session.submit(
                 scene.imageId(volume, self.session.address),
@@ -77,7 +95,7 @@ class Workflow:
 
 
 @contextmanager
-def _temporaryFolder() -> Iterator[Path]:
+def temporaryFolder() -> Iterator[Path]:
     """A folder for files on their way; the session removes it, unless the way is not even begun."""
     folder = Path(tempfile.mkdtemp(prefix="fm3d-", dir=slicer.app.temporaryPath))
     try:

@@ -41,6 +41,7 @@ def widget():
     slicer_env.clear_scene()
     widget = slicer_env.make_widget()
     widget.parent.show()
+    widget.enter()
     yield widget
     widget.cleanup()
     widget.parent.deleteLater()

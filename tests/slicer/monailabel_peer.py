@@ -56,6 +56,10 @@ class MonaiLabelPeer:
         self.requests: list[Request] = []
         self.overrides: dict[str, Callable[[Request], Reply] | Reply] = {}
         self.trainings: list[dict[str, Any]] = []
+        self.trainingConfig: dict[str, Any] = {"method": ["lora", "full"], "seconds": 90}
+        self.versions: list[dict[str, Any]] | None = None  # as in GET /adapters/; None: the server keeps none
+        self.jobs: dict[str, list[dict[str, Any]]] = {}  # the answers of GET /jobs/ID, one after the other
+        self.cancelledJobs: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._released = threading.Event()
@@ -85,7 +89,7 @@ class MonaiLabelPeer:
                 "version": "0.1.0",
                 "labels": list(self.labelNames),
                 "models": {"segmentation": {"labels": list(self.labelNames), "config": {"version": self._versions()}}},
-                "trainers": {"segmentation": {"config": {"method": ["lora", "full"], "seconds": 90}}},
+                "trainers": {"segmentation": {"config": self.trainingConfig}},
                 "strategies": {"first": {}, "random": {}},
                 "train_stats": {"segmentation": self._stats()},
                 "datastore": {"total": len(self.images), "completed": len(self.labels), "label_tags": {}},
@@ -101,7 +105,10 @@ class MonaiLabelPeer:
         return jsonReply({"id": open_[0], "weight": 1} if open_ else {})
 
     def _listing(self, request: Request) -> Reply:
-        return jsonReply({"name": "x", "objects": {i: {"image": {}, "labels": {}} for i in self.images}})
+        objects: dict[str, Any] = {i: {"image": {}, "labels": {}} for i in self.images}
+        for i in self.labels:
+            objects.setdefault(i, {"image": {}, "labels": {}})["labels"]["final"] = {}
+        return jsonReply({"name": "x", "objects": objects})
 
     def _put_image(self, request: Request) -> Reply:
         name = request.fileNames["file"]
@@ -116,6 +123,31 @@ class MonaiLabelPeer:
     def _put_label(self, request: Request) -> Reply:
         self.labels[request.query["image"]] = (json.loads(request.fields["params"]), request.fields["label"])
         return jsonReply({"image": request.query["image"], "label": request.query["image"]})
+
+    def _get_label(self, request: Request) -> Reply:
+        _params, content = self.labels[request.query["label"]]
+        headers = {"Content-Disposition": 'attachment; filename="label.nrrd"'}
+        return Reply(content, 200, "application/octet-stream", headers)
+
+    def _label_info(self, request: Request) -> Reply:
+        return jsonReply(self.labels[request.query["label"]][0])
+
+    def _adapters(self, request: Request) -> Reply:
+        active = next((v["version"] for v in self.versions or () if v["active"]), None)
+        return jsonReply({"active": active, "versions": self.versions})
+
+    def _activate(self, number: int) -> Reply:
+        for version in self.versions or ():
+            version["active"] = version["version"] == number
+        return jsonReply({"version": number, "active": True})
+
+    def _job(self, request: Request) -> Reply:
+        name = request.path.rpartition("/")[2]
+        if request.method == "DELETE":
+            self.cancelledJobs.append(name)
+            return jsonReply({"state": "cancelled"})
+        answers = self.jobs[name]
+        return jsonReply(answers.pop(0) if len(answers) > 1 else answers[0])
 
     def _infer(self, request: Request) -> Reply:
         params = json.loads(request.fields["params"])
@@ -191,7 +223,20 @@ class MonaiLabelPeer:
             "POST /train/segmentation": self._train,
             "GET /train/": self._train_status,
             "DELETE /train/": self._stop,
+            "GET /datastore/label": self._get_label,
+            "GET /datastore/label/info": self._label_info,
         }
+        if self.versions is not None:
+            before = [v["version"] for v in self.versions if not v["active"]]
+            routes |= {
+                "GET /adapters/": self._adapters,
+                "POST /adapters/roll-back": lambda r: self._activate(before[0]),
+                "POST /adapters/compare": lambda r: jsonReply({"job": "compare"}),
+                "GET /jobs/compare": self._job,
+                "DELETE /jobs/compare": self._job,
+            }
+            for v in self.versions:
+                routes[f"POST /adapters/{v['version']}/activate"] = lambda r, n=v["version"]: self._activate(n)
         route = routes.get(f"{request.method} {request.path}")
         return route(request) if route else jsonReply({"detail": "Not Found"}, status=404)
 

@@ -172,7 +172,7 @@ def test_a_second_training_is_refused_in_words(client):
         (Reply(b"Internal Server Error", 500, "text/plain"), "gave no reason .HTTP 500."),
         (jsonReply({"detail": "Failed to execute infer"}, status=500), "server failed: Failed to execute"),
         (Reply(b"", 307, headers={"Location": "https://x/"}), "sends elsewhere: https://x/"),
-        (jsonReply({}, status=401), "login"),
+        (jsonReply({}, status=401), "asks for a token"),
     ],
 )
 def test_a_refusal_is_told_in_the_servers_words(client, peer, reply, words):

@@ -14,7 +14,8 @@ import pytest
 from slicer_env import MODULE_FOLDER
 
 REPOSITORY = MODULE_FOLDER.parent
-MODULE_FILES = sorted([MODULE_FOLDER / "SlicerFM3D.py", *(MODULE_FOLDER / "SlicerFM3DLib").glob("*.py")])
+MODULE_FILES = sorted([MODULE_FOLDER / "SlicerFM3D.py", *(MODULE_FOLDER / "SlicerFM3DLib").rglob("*.py")])
+UI_FILES = sorted((MODULE_FOLDER / "Resources/UI").glob("*.ui"))
 
 # Stands in for the SlicerConfig.cmake of a Slicer build: writes down what the extension asks for.
 STUB = """
@@ -62,8 +63,8 @@ def test_every_script_and_resource_is_in_the_package(asked):
     listed = [which for what, which in asked if what == "file"]
     there = [
         path.relative_to(MODULE_FOLDER).as_posix()
-        for folder in (".", "SlicerFM3DLib", "Resources")
-        for path in (MODULE_FOLDER / folder).glob("*.py" if folder != "Resources" else "**/*.*")
+        for pattern in ("*.py", "SlicerFM3DLib/**/*.py", "Resources/**/*.*")
+        for path in MODULE_FOLDER.glob(pattern)
     ]
     assert sorted(listed) == sorted(there)
 
@@ -97,7 +98,7 @@ def test_the_module_needs_nothing_but_slicer_and_the_standard_library(path):
     tree = ast.parse(path.read_text())
     everywhere = {name.split(".")[0] for node in ast.walk(tree) for name in imported(node)}
     at_file_level = {name.split(".")[0] for node in tree.body for name in imported(node)}
-    allowed = set(sys.stdlib_module_names) | {"qt", "slicer", "vtk", "SlicerFM3DLib"}
+    allowed = set(sys.stdlib_module_names) | {"qt", "ctk", "slicer", "vtk", "SlicerFM3DLib"}
     assert at_file_level <= allowed
     assert everywhere <= allowed | {"numpy"}
 
@@ -144,15 +145,14 @@ def test_what_the_user_reads_can_be_translated(path):
 
 
 def test_every_widget_the_code_uses_is_in_the_ui_file():
-    names = set(
-        re.findall(r'<widget class="\w+" name="(\w+)"', (MODULE_FOLDER / "Resources/UI/SlicerFM3D.ui").read_text())
-    )
+    text = "".join(path.read_text() for path in UI_FILES)
+    names = re.findall(r'<widget class="\w+" name="(\w+)"', text)
+    assert len(names) == len(set(names)), "the panel has one namespace for all sections"
     used = {name for path in MODULE_FILES for name in re.findall(r"\bui\.(\w+)", path.read_text())}
-    assert used <= names, used - names
-    parameters = set(
-        re.findall(r'"SlicerParameterName".*?<string>(\w+)', (MODULE_FOLDER / "Resources/UI/SlicerFM3D.ui").read_text())
-    )
-    assert parameters == {"inputVolume", "segmentation", "structures", "seconds"}
+    assert used <= set(names), used - set(names)
+    parameters = re.findall(r'"SlicerParameterName".*?<string>(\w+)', text)
+    fields = {"inputVolume", "segmentation", "structures", "seconds", "showUncertainty", "live"}
+    assert set(parameters) == fields and len(parameters) == len(fields)
 
 
 def test_the_tests_for_inside_slicer_pass_here_too():

@@ -11,11 +11,11 @@ from monailabel_peer import MonaiLabelPeer, Reply, jsonReply
 from slicer_env import process_events_until
 from SlicerFM3DLib import training, wording
 from SlicerFM3DLib.background import Job
-from SlicerFM3DLib.client import TrainStatus
 from SlicerFM3DLib.errors import SceneError
-from SlicerFM3DLib.operations import Message, Operation
+from SlicerFM3DLib.operations import BESIDE, Message, Operation
 from SlicerFM3DLib.server_info import ServerInfo, labelValues
 from SlicerFM3DLib.session import Session
+from SlicerFM3DLib.train_status import TrainStatus
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def label_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_a_server_only_connecting_is_possible():
+def test_without_a_server_one_may_connect_or_start_one():
     session = Session(Job)
-    assert [o for o in Operation if session.mayStart(o)] == [Operation.CONNECT]
+    assert [o for o in Operation if session.mayStart(o)] == [Operation.CONNECT, Operation.LOCAL_SERVER]
     session.connectTo("not an address")
     assert session.messages[Operation.CONNECT].isError and not session.isRunning(Operation.CONNECT)
 
@@ -65,6 +65,7 @@ def test_connecting_tells_what_the_server_offers(session, peer):
         strategies=("first", "random"),
         total=0,
         labelled=0,
+        models=("segmentation",),
     )
     assert session.messages[Operation.CONNECT].text == "Connected to FM3D 0.1.0. Volumes labelled: 0 of 0."
     assert session.address == peer.address and session.isLoopback and not session.info.hasLearned
@@ -73,7 +74,7 @@ def test_connecting_tells_what_the_server_offers(session, peer):
 def test_one_operation_at_a_time_and_a_training_beside_it(session, peer, tmp_path):
     peer.overrides["POST /activelearning/random"] = Reply(b"{}", silence=0.3)
     session.nextVolume(tmp_path, lambda path, imageId: None)
-    assert not any(session.mayStart(o) for o in Operation if o is not Operation.TRAIN)
+    assert not any(session.mayStart(o) for o in Operation if o not in BESIDE)
     assert session.mayStart(Operation.TRAIN)
     session.train({"seconds": 1})
     assert not session.mayStart(Operation.TRAIN)
@@ -139,7 +140,7 @@ def test_a_training_reports_its_steps_and_its_version(session, peer):
     assert lines[0] == "Waiting for the training to start..."
     assert any("Training · about" in line and "left · loss 0." in line and "Dice 0." in line for line in lines)
     assert end == Message("Version 1 is ready and active. loss 0.500 · Dice 0.800")
-    assert session.training is None and session.info.versions[-1] == "1" and session.info.hasLearned
+    assert not session.training.isActive and session.info.versions[-1] == "1" and session.info.hasLearned
     assert peer.trainings[0]["params"] == {"method": "lora", "seconds": 20}
 
 
@@ -194,7 +195,7 @@ def test_a_server_that_stays_away_is_told(session, peer, monkeypatch):
     assert process_events_until(lambda: session.training and session.training.step > 0)
     peer.overrides["GET /train/"] = Reply(b"x", cutAfter=0)
     end = end_of(session, Operation.TRAIN)
-    assert end.isError and "broke off" in end.text and session.training is None
+    assert end.isError and "broke off" in end.text
 
 
 def test_a_training_that_runs_already_is_followed_after_connecting(peer, monkeypatch):

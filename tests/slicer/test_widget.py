@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -13,82 +12,19 @@ import pytest
 import qt
 import slicer
 import slicer_env
-from monailabel_peer import MonaiLabelPeer, Reply, jsonReply
+from monailabel_peer import Reply, jsonReply
+from panel_clicks import add_volume, click, idle, voxels
 from slicer_env import process_events_until
-from SlicerFM3DLib import scene, training
+from SlicerFM3DLib import scene
+from SlicerFM3DLib.operations import Operation
 
 sitk = pytest.importorskip("SimpleITK")
 
 
-@pytest.fixture
-def peer():
-    with MonaiLabelPeer() as peer:
-        peer.segment = lambda imageId, params: bright_and_dark(peer.images[imageId])
-        yield peer
-
-
-@pytest.fixture
-def widget(monkeypatch):
-    monkeypatch.setattr(training, "POLL_SECONDS", 0.05)
-    widget = slicer_env.make_widget()
-    widget.parent.show()
-    yield widget
-    widget.cleanup()
-    widget.parent.deleteLater()
-
-
-@pytest.fixture
-def connected(widget, peer):
-    widget.ui.addressLineEdit.text = peer.address
-    click(widget.ui.connectButton)
-    assert process_events_until(lambda: widget.logic.session.info)
-    return widget
-
-
-def click(button) -> None:
-    """A real mouse click, which a hidden or disabled button does not take."""
-    assert button.enabled and button.isVisible(), button.text
-    from PySide6.QtTest import QTest
-
-    QTest.mouseClick(button, qt.Qt.LeftButton)
-
-
-def idle(widget) -> bool:
-    return widget.logic.session.waitedFor is None
-
-
-def bright_and_dark(image: tuple[str, bytes]) -> tuple[str, bytes]:
-    """What the peer "segments": above 200 is 1, 100 to 200 is 2, on the grid of the file it was sent."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"image{image[0]}"
-        path.write_bytes(image[1])
-        volume = sitk.ReadImage(str(path))
-        array = sitk.GetArrayFromImage(volume)
-        label = sitk.GetImageFromArray(np.where(array > 200, 1, np.where(array > 100, 2, 0)).astype(np.uint8))
-        label.CopyInformation(volume)
-        sitk.WriteImage(label, str(Path(folder) / "label.nii.gz"))
-        return ".nii.gz", (Path(folder) / "label.nii.gz").read_bytes()
-
-
-def add_volume(name: str = "MR head", seed: int = 0):
-    """An oblique volume with some voxels above 100 and above 200."""
-    array = np.random.default_rng(seed).integers(0, 255, (14, 16, 18)).astype(np.int16)
-    volume = slicer.util.addVolumeFromArray(array, name=name)
-    volume.SetIJKToRASDirections(0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
-    volume.SetSpacing(0.7, 0.9, 2.5)
-    volume.SetOrigin(-40, 12, 3)
-    return volume
-
-
-def voxels(segmentation, name, volume) -> np.ndarray:
-    segment = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
-    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume)
-
-
 def test_a_fresh_panel_offers_to_connect_and_nothing_else(widget):
     assert widget.ui.connectStatusLabel.text == "Not connected."
-    enabled = [button.text for button in widget._panel.buttons.values() if button.enabled]
-    assert enabled == ["Connect"]
+    offers = [offer for section in widget.panel.sections for offer in section.offers]
+    assert [offer.button.text for offer in offers if offer.button.enabled] == ["Connect"]
     assert not widget.ui.trainProgressBar.isVisible() and not widget.ui.methodComboBox.isVisible()
 
 
@@ -324,7 +260,7 @@ def test_cleanup_leaves_no_observer_and_no_timer(peer):
     widget.ui.addressLineEdit.text = peer.address
     peer.overrides["GET /info/"] = Reply(b"{}", silence=20)
     widget.ui.connectButton.click()
-    [job] = widget.logic.session._jobs.values()
+    job = widget.logic.session._jobs[Operation.CONNECT]
     widget.cleanup()
     assert not job.isRunning and job.cancellation.requested
     assert not widget.Observations
@@ -340,5 +276,7 @@ def test_the_modules_own_test_passes():
 def test_what_goes_out_is_only_what_was_asked_for(connected, peer):
     """Connecting tells the server nothing about the scene."""
     add_volume("Doe^Jane")
-    assert {(r.method, r.path) for r in peer.requests} == {("GET", "/info/"), ("GET", "/train/")}
+    assert {(r.method, r.path) for r in peer.requests} == {
+        ("GET", path) for path in ("/info/", "/train/", "/datastore/", "/adapters/")
+    }
     assert "Doe" not in json.dumps([[r.path, r.query, r.body.decode()] for r in peer.requests])

@@ -73,6 +73,9 @@ class Application(QtCore.QObject):
     def testingEnabled(self) -> bool:
         return True
 
+    def startupEnvironment(self) -> QtCore.QProcessEnvironment:
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
     def translate(self, context: str, text: str) -> str:
         return text
 

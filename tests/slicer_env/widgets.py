@@ -12,14 +12,57 @@ from PySide6.QtCore import Property, Signal
 TITLE_HEIGHT = 24
 
 
-class ctkCollapsibleButton(QtWidgets.QWidget):
+class _Collapsible:
+    """What both of CTK's collapsible widgets do: contents that code shows or hides meanwhile stay collapsed."""
+
+    _collapsed = False
+    _forcing = False
+
+    def _getCollapsed(self) -> bool:
+        return self._collapsed
+
+    def _setCollapsed(self, collapsed: bool) -> None:
+        self._collapsed = collapsed
+        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
+            self._force(child)
+        self.update()
+
+    def _force(self, child: QtWidgets.QWidget) -> None:
+        self._forcing = True
+        child.setVisible(not self._collapsed and child.property("visibleToParent") is not False)
+        self._forcing = False
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        super().childEvent(event)
+        if event.added() and event.child().isWidgetType():
+            event.child().installEventFilter(self)
+            if self._collapsed:
+                self._force(event.child())
+
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        shown, hidden = QtCore.QEvent.ShowToParent, QtCore.QEvent.HideToParent
+        if not self._forcing and event.type() in (shown, hidden):
+            child.setProperty("visibleToParent", event.type() == shown)
+            if self._collapsed:
+                self._force(child)
+        return False
+
+    def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
+        if event.position().y() < TITLE_HEIGHT:
+            self._setCollapsed(not self._collapsed)
+
+    def _arrow(self) -> str:
+        return "▸" if self._collapsed else "▾"
+
+
+class ctkCollapsibleButton(_Collapsible, QtWidgets.QWidget):
     """A titled section that hides its contents at a click on the title."""
 
     contentsCollapsed = Signal(bool)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        self._text, self._collapsed = "", False
+        self._text = ""
         self.setContentsMargins(0, TITLE_HEIGHT, 0, 0)
 
     def _getText(self) -> str:
@@ -29,21 +72,12 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self._text = text
         self.update()
 
-    def _getCollapsed(self) -> bool:
-        return self._collapsed
-
-    def _setCollapsed(self, collapsed: bool) -> None:
-        self._collapsed = collapsed
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
-            child.setVisible(not collapsed)
+    def _collapse(self, collapsed: bool) -> None:
+        self._setCollapsed(collapsed)
         self.contentsCollapsed.emit(collapsed)
 
     text = Property(str, _getText, _setText)
-    collapsed = Property(bool, _getCollapsed, _setCollapsed)
-
-    def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
-        if event.position().y() < TITLE_HEIGHT:
-            self._setCollapsed(not self._collapsed)
+    collapsed = Property(bool, _Collapsible._getCollapsed, _collapse)
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)
@@ -52,9 +86,47 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         font = painter.font()
         font.setBold(True)
         painter.setFont(font)
-        arrow = "▸" if self._collapsed else "▾"
-        painter.drawText(title.adjusted(6, 0, 0, 0), QtCore.Qt.AlignVCenter, f"{arrow} {self._text}")
+        painter.drawText(title.adjusted(6, 0, 0, 0), QtCore.Qt.AlignVCenter, f"{self._arrow()} {self._text}")
         painter.end()
+
+
+class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
+    """A framed part of a section that hides its contents at a click on its title."""
+
+    collapsed = Property(bool, _Collapsible._getCollapsed, _Collapsible._setCollapsed)
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        option = QtWidgets.QStyleOptionGroupBox()
+        self.initStyleOption(option)
+        option.text = f"{self._arrow()} {option.text}"
+        painter = QtWidgets.QStylePainter(self)
+        painter.drawComplexControl(QtWidgets.QStyle.CC_GroupBox, option)
+        painter.end()
+
+
+class ctkPathLineEdit(QtWidgets.QWidget):
+    """A path, typed or chosen."""
+
+    currentPathChanged = Signal(str)
+    Dirs = 1
+    filters = Dirs
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._edit = QtWidgets.QLineEdit(self)
+        self._edit.textChanged.connect(self.currentPathChanged)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._edit)
+        layout.addWidget(QtWidgets.QPushButton("...", self))
+
+    def _getPath(self) -> str:
+        return self._edit.property("text")
+
+    def _setPath(self, path: str) -> None:
+        self._edit.setText(path)
+
+    currentPath = Property(str, _getPath, _setPath)
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -154,7 +226,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self.setCurrentIndex(self._ids.index(node.GetID()) if node else 0)
 
 
-STAND_INS = [ctkCollapsibleButton, qMRMLWidget, qMRMLNodeComboBox]
+STAND_INS = [ctkCollapsibleButton, ctkCollapsibleGroupBox, ctkPathLineEdit, qMRMLWidget, qMRMLNodeComboBox]
 
 
 def install(ctk: types.ModuleType) -> list[type]:

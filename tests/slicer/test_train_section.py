@@ -1,0 +1,108 @@
+"""Train: what is asked of the server, and what is shown of what it does."""
+
+from __future__ import annotations
+
+import qt
+from monailabel_peer import jsonReply
+from panel_clicks import click, finish
+from slicer_env import process_events_until
+from SlicerFM3DLib import curve
+from SlicerFM3DLib.train_status import EarlyVersion, parseStatus
+from SlicerFM3DLib.wording import trained, training
+
+
+def with_cases(connected, peer):
+    """Three labelled cases and a server that offers presets."""
+    peer.labels |= {f"case-{n}": ({}, b"") for n in (1, 2, 3)}
+    peer.trainingConfig = {"method": ["lora", "full"], "preset": ["fast", "balanced", "thorough", "auto"]}
+    finish(connected, connected.ui.connectButton)
+    return connected.ui
+
+
+def test_preset_structures_and_cases_are_chosen_by_clicks(connected, peer):
+    ui = with_cases(connected, peer)
+    assert ui.presetComboBox.isVisible() and ui.presetComboBox.currentText.startswith("Fast")
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("balanced"))
+    ui.labelsListWidget.item(1).setCheckState(qt.Qt.Unchecked)
+    ui.casesListWidget.item(0).setCheckState(qt.Qt.Unchecked)
+    finish(connected, ui.trainButton)
+    assert peer.trainings[0]["params"] == {
+        "preset": "balanced",
+        "labels": ["anterior"],
+        "cases": ["case-2", "case-3"],
+    }
+
+
+def test_with_all_ticked_the_server_takes_what_is_submitted_meanwhile(connected, peer):
+    ui = with_cases(connected, peer)
+    finish(connected, ui.trainButton)
+    assert peer.trainings[0]["params"] == {"preset": "fast"}
+
+
+def test_nothing_ticked_is_nothing_to_learn(connected, peer):
+    ui = with_cases(connected, peer)
+    for row in range(3):
+        ui.casesListWidget.item(row).setCheckState(qt.Qt.Unchecked)
+    assert not ui.trainButton.enabled
+    ui.casesListWidget.item(2).setCheckState(qt.Qt.Checked)
+    assert ui.trainButton.enabled
+
+
+def test_a_tick_taken_away_stays_away_when_a_case_is_added(connected, peer):
+    ui = with_cases(connected, peer)
+    ui.casesListWidget.item(0).setCheckState(qt.Qt.Unchecked)
+    peer.labels["case-4"] = ({}, b"")
+    finish(connected, ui.connectButton)
+    states = [ui.casesListWidget.item(row).checkState() for row in range(ui.casesListWidget.count)]
+    assert [state == qt.Qt.Checked for state in states] == [False, True, True, True]
+
+
+def test_the_curve_is_drawn_and_marks_a_version_that_came_out(connected, peer):
+    ui = with_cases(connected, peer)
+    peer.trainingSeconds = 2.0
+    stats = {"stage": "decoder", "step": 5, "total": 10, "eta": 60, "loss": 0.5, "state": "running", "run_id": "r"}
+    stats |= {"curve": [[0, 1.0], [10, 0.7], [20, 0.5]], "dice": 0.61}
+    stats |= {"versions": [{"version": 1, "stage": "linear_probe", "seconds": 8, "active": True}]}
+    peer._stats = lambda: stats if peer.trainings else {}
+    click(ui.trainButton)
+    assert process_events_until(lambda: ui.curveLabel.isVisible())
+    assert (
+        ui.trainStatusLabel.text
+        == "Decoder · about 1 min left · loss 0.500 · Dice 0.610 · version 1 can be used already"
+    )
+    image = ui.curveLabel.pixmap.toImage()
+    colors = {image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())}
+    assert curve.LINE_COLOR in colors and curve.MARK_COLOR in colors
+    assert process_events_until(lambda: ui.trainButton.text == "Train")
+    assert ui.curveLabel.isVisible() and not ui.trainProgressBar.isVisible(), "the curve stays to be looked at"
+
+
+def test_the_curve_falls_from_left_to_right(connected):
+    image = curve.paint([(0, 1.0), (10, 0.0)], [], 300, 100).toImage()
+    drawn = [(x, y) for x in range(300) for y in range(100) if image.pixelColor(x, y).name() == curve.LINE_COLOR]
+    left, right = min(drawn), max(drawn)
+    assert left[1] < 20 and right[1] > 80 and right[0] > 285
+
+
+def test_a_training_that_waits_in_the_queue_says_so():
+    waits = parseStatus({"status": "RUNNING"}, {"state": "waiting", "queue_position": 1})
+    assert waits.isActive and training(waits) == "Waiting in the queue. Another training comes first."
+    assert "2 trainings come first" in training(parseStatus({"status": "waiting"}, {"queue_position": 2}))
+
+
+def test_how_a_training_ended_is_said_in_words():
+    early = EarlyVersion(4, "linear_probe")
+    cancelled = parseStatus({"status": "STOPPED"}, {"versions": [{"version": 4}]})
+    assert cancelled.versions == (EarlyVersion(4),) and "kept as version 4" in trained(cancelled)
+    interrupted = parseStatus({"status": "interrupted"}, {"state": "interrupted"})
+    assert trained(interrupted).startswith("The server was restarted")
+    killed = parseStatus({"status": "ERROR"}, {"state": "interrupted", "message": "Killed: out of memory."})
+    assert trained(killed) == "Killed: out of memory."
+    assert early.stage == "linear_probe"
+
+
+def test_a_refused_training_says_why(connected, peer):
+    ui = with_cases(connected, peer)
+    peer.overrides["POST /train/segmentation"] = jsonReply({"detail": "case-1: label is empty. Draw it."}, status=422)
+    finish(connected, ui.trainButton)
+    assert ui.trainStatusLabel.text == "case-1: label is empty. Draw it." and ui.trainButton.enabled
