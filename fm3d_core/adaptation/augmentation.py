@@ -18,25 +18,32 @@ from fm3d_core.volumes.rotations import turned
 class Augmentation:
     """Ranges of the random changes, each drawn uniformly; the defaults suit a handful of labelled volumes.
 
+    Chosen with one labelled volume and a minute of training on hippocampus, left atrium and abdominal MR volumes that no
+    figure is measured on: from a single patient, the network learns other shapes from the deformations alone.
+
     Attributes:
         rotation: largest angle about each axis, radians.
         scale: largest relative change of size along each axis.
         shift: largest displacement of the crop's centre, as a fraction of its size.
         deformation: largest displacement of a control point, as a fraction of the crop's size.
+        control_points: of the deformation, along each axis.
+        deformed: share of the crops that are deformed.
         noise: largest standard deviation of Gaussian noise, in units of the scaled image.
         brightness: largest additive change; contrast, gamma: largest relative change (logarithmic).
-        probability: of each change of the intensities and of the deformation.
+        probability: of each change of the intensities.
     """
 
-    rotation: float = 0.25
-    scale: float = 0.15
+    rotation: float = 0.35
+    scale: float = 0.25
     shift: float = 0.08
-    deformation: float = 0.04
+    deformation: float = 0.08
+    control_points: int = 6
+    deformed: float = 0.8
     noise: float = 0.12
     brightness: float = 0.15
     contrast: float = 0.3
     gamma: float = 0.4
-    probability: float = 0.35
+    probability: float = 0.5
 
 
 def crop_positions(
@@ -55,8 +62,9 @@ def crop_positions(
     if augmentation is not None:
         offsets = offsets @ _random_affine(augmentation, generator).T
         centre = centre + _uniform(3, generator) * augmentation.shift * sizes
-        if torch.rand(1, generator=generator) < augmentation.probability:
-            control = _uniform(3 * 4**3, generator).reshape(1, 3, 4, 4, 4)
+        if torch.rand(1, generator=generator) < augmentation.deformed:
+            points = augmentation.control_points
+            control = _uniform(3 * points**3, generator).reshape(1, 3, points, points, points)
             smooth = F.interpolate(control, size=crop, mode="trilinear", align_corners=True)[0].movedim(0, -1)
             offsets = offsets + smooth * augmentation.deformation * sizes
     return offsets + centre
