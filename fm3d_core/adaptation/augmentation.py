@@ -18,8 +18,8 @@ from fm3d_core.volumes.rotations import turned
 class Augmentation:
     """Ranges of the random changes, each drawn uniformly; the defaults suit a handful of labelled volumes.
 
-    Chosen with one labelled volume and a minute of training on hippocampus, left atrium and abdominal MR volumes that no
-    figure is measured on: from a single patient, the network learns other shapes from the deformations alone.
+    Chosen with one labelled volume and a minute of training on hippocampus, left atrium and abdominal MR volumes
+    that no figure is measured on: from a single patient, the network learns other shapes from the deformations alone.
 
     Attributes:
         rotation: largest angle about each axis, radians.
