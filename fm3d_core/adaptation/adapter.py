@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.adaptation.expected_dice import ExpectedDice
+from fm3d_core.adaptation.methods.parts import PartChoice
 from fm3d_core.errors import AdapterError, FM3DError, WeightsError
 from fm3d_core.files import atomic_folder, sha256_of
 from fm3d_core.models.zoo import BackboneSpec
@@ -17,11 +18,14 @@ from fm3d_core.tasks import SegmentationTask
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from fm3d_core.models.backbone import Backbone
+    from fm3d_core.models.heads import KnownClassesHead
     from fm3d_core.models.network import DenseNetwork
 
 FORMAT = 1
+KNOWN_CLASSES = "known_classes"  # the head of an adapter that was not trained: fm3d_core.models.heads.KnownClassesHead
 TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
 
 
@@ -58,7 +62,9 @@ class AdapterCard:
         training: steps, seconds, loss.
         left_out: cases that could not be used, with the reason.
         notes: choices that were made for the user and change what the network sees.
-        head: name of the head, see :data:`fm3d_core.tasks.HEADS`.
+        head: name of the head, see :data:`fm3d_core.tasks.HEADS`, or :data:`KNOWN_CLASSES`.
+        decoder, bottleneck: what became of these parts of the backbone, see
+            :class:`fm3d_core.adaptation.methods.parts.WithParts`.
         expected_dice: measured on held-out volumes; None where that was not asked for, or is not done yet.
         stage: of the training in stages: "linear_probe", "decoder", "final"; empty in cards of before.
         versions: of the libraries that wrote it.
@@ -77,6 +83,8 @@ class AdapterCard:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     head: str = "auto"
+    decoder: PartChoice = "auto"
+    bottleneck: PartChoice = "auto"
     expected_dice: ExpectedDice | None = None
     stage: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -172,7 +180,7 @@ class Adapter:
         from fm3d_core.models.network import DenseNetwork
         from fm3d_core.models.zoo import backbone_sha256
 
-        method = check_method(self.card.method)
+        method = check_method(self.card.method, self.card.decoder, self.card.bottleneck)
         backbone = self._plain_backbone()
         if not self._replaces(backbone) and backbone_sha256(backbone) != self.card.backbone_sha256:
             raise AdapterError(
@@ -180,7 +188,10 @@ class Adapter:
                 remedy=f"Use the {self.card.backbone.preset} with the weights it was trained on, or train again",
             )
         task = self.card.task
-        head = task.build_head(backbone, self.card.head, linear=method.linear_head)
+        if self.card.head == KNOWN_CLASSES:
+            head: nn.Module = self._known_classes(backbone)
+        else:
+            head = task.build_head(backbone, self.card.head, linear=method.linear_head)
         network = DenseNetwork(backbone, head, task.preprocessing.input_range if task.preprocessing else (-1.0, 1.0))
         method.apply(network)
         wanted = trained_tensors(network)
@@ -194,6 +205,14 @@ class Adapter:
         network.requires_grad_(False)
         network.eval()
         return network
+
+    def _known_classes(self, backbone: Backbone) -> KnownClassesHead:
+        from fm3d_core.models.heads import KnownClassesHead
+
+        others = self.tensors.get("head.others.bias")
+        if others is None:
+            raise AdapterError("the adapter's tensors do not fit its backbone and method", remedy="Make it again")
+        return KnownClassesHead(backbone.feature_channels[0], len(self.card.task.labels), len(others))
 
     def _plain_backbone(self) -> Backbone:
         """The backbone before training; with random weights where their file cannot be used and is not needed."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice
 from fm3d_core.clocks import CLOCKS, ClockName
 from fm3d_core.errors import SettingsError
 
@@ -23,6 +24,8 @@ class FinetuneSettings:
             come with FM3D for the backbone, if there are any; "random" takes none (random from the seed).
         head: from the backbone's maps to voxels: linear; for ViTs also light, unetr, vit_adapter. auto: linear for a
             pyramid backbone and for methods on frozen features, else unetr, or light where the patch is not 16 voxels.
+        decoder, bottleneck: of a U-Net or Swin UNETR: frozen, finetuned, new (random weights that train); auto leaves
+            them to the method. For a structure unknown to the weights: --method lora --decoder finetuned.
         match_weights: prepare the volumes as the catalogue says of the weights' pretraining (intensities and voxel
             size), unless the task brings its own preprocessing.
         closed_form: whether a linear head starts as the solution of a ridge regression on voxels of the cases, which
@@ -49,6 +52,8 @@ class FinetuneSettings:
     weights: Path | None = None
     closed_form: bool = True
     head: str = "auto"
+    decoder: PartChoice = "auto"
+    bottleneck: PartChoice = "auto"
     match_weights: bool = True
     seconds: float = 90.0
     steps: int | None = None
@@ -75,6 +80,13 @@ class FinetuneSettings:
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")
+        for name in ("decoder", "bottleneck"):
+            self._require(getattr(self, name) in PART_CHOICES, name, f"of {', '.join(PART_CHOICES)}")
+        if self.method == "scratch" and self.weights is not None and str(self.weights) != "random":
+            raise SettingsError(
+                f"method scratch begins with random weights, but {self.weights} is given",
+                remedy="Leave --weights out, or choose method full",
+            )
         self._require(1 <= self.batch_size <= 64, "batch_size", "between 1 and 64")
         self._require(self.clock in CLOCKS, "clock", "of wall and cpu")
         self._require(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")

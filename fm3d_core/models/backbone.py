@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Size = tuple[int, int, int]
+PARTS = ("decoder", "bottleneck")  # bottleneck: what is between encoder and decoder
 
 
 @runtime_checkable
@@ -43,6 +44,10 @@ class Backbone(Protocol):
 
         A ViT's or an encoder's shallow layers come first, a decoder's last.
         """
+        ...
+
+    def parts(self) -> dict[str, list[str]]:
+        """Full names of the submodules of each of :data:`PARTS`; none of a ViT, whose decoder is the head."""
         ...
 
 

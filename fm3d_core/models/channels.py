@@ -69,3 +69,7 @@ class FoldedChannels(nn.Module):
     def lora_targets(self) -> list[str]:
         """Those of the backbone."""
         return [f"backbone.{name}" for name in self.backbone.lora_targets()]
+
+    def parts(self) -> dict[str, list[str]]:
+        """Those of the backbone."""
+        return {part: [f"backbone.{name}" for name in names] for part, names in self.backbone.parts().items()}

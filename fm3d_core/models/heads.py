@@ -41,6 +41,29 @@ class LinearHead(nn.Module):
         return _resize(total, image.shape[-3:])
 
 
+class KnownClassesHead(nn.Module):
+    """A classifier of more classes than are asked for: the others count as background.
+
+    A voxel is background with the sum of the probabilities of all that was not asked for: the exact answer of the whole
+    classifier, of which one row called background would be a part only.
+
+    Args:
+        channels: of the finest map, on which the classifier works; other maps are not used.
+        structures: number of classes asked for.
+        others: number of further rows, at least one.
+    """
+
+    def __init__(self, channels: int, structures: int, others: int) -> None:
+        super().__init__()
+        self.structures = nn.Conv3d(channels, structures, kernel_size=1)
+        self.others = nn.Conv3d(channels, others, kernel_size=1)
+
+    def forward(self, maps: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """Scores (B, 1 + structures, X, Y, Z); see :class:`LinearHead`."""
+        background = self.others(maps[0]).float().logsumexp(dim=1, keepdim=True)
+        return _resize(torch.cat([background, self.structures(maps[0]).float()], dim=1), image.shape[-3:])
+
+
 class ResidualAdapter(nn.Module):
     """``x + C2(ReLU(C1(x)))`` with convolutions without bias; the identity at the start, where C2 is zero.
 

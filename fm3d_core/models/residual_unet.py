@@ -80,3 +80,7 @@ class ResidualUNet(nn.Module):
     def lora_targets(self) -> list[str]:
         """The 3x3x3 convolutions (peft cannot adapt transposed ones, nor merge 1x1x1 ones)."""
         return cubic_convolutions(self)
+
+    def parts(self) -> dict[str, list[str]]:
+        """The way up, and the encoder's deepest unit."""
+        return {"decoder": ["up", "decoder"], "bottleneck": [f"encoder.{len(self.encoder) - 1}"]}

@@ -66,3 +66,8 @@ class SegResNetBackbone(nn.Module):
     def lora_targets(self) -> list[str]:
         """The 3x3x3 convolutions (peft cannot merge 1x1x1 ones)."""
         return cubic_convolutions(self)
+
+    def parts(self) -> dict[str, list[str]]:
+        """The way up with the last norm, and the deepest level."""
+        up = [f"network.{name}" for name in ("up_samples", "up_layers", "conv_final")]
+        return {"decoder": up, "bottleneck": [f"network.down_layers.{len(self.feature_channels) - 1}"]}

@@ -114,3 +114,7 @@ class SuPreMUNet(nn.Module):
     def lora_targets(self) -> list[str]:
         """The 3x3x3 convolutions (peft cannot adapt transposed ones)."""
         return cubic_convolutions(self)
+
+    def parts(self) -> dict[str, list[str]]:
+        """The way up (FSEFT's names with "up_tr"), and the deepest level."""
+        return {"decoder": ["up_tr256", "up_tr128", "up_tr64"], "bottleneck": ["down_tr512"]}

@@ -71,3 +71,10 @@ class SwinUNETRBackbone(nn.Module):
         return [
             name for name, module in self.named_modules() if name.endswith(".qkv") and isinstance(module, nn.Linear)
         ]
+
+    def parts(self) -> dict[str, list[str]]:
+        """FSEFT's: the blocks called decoder, and the convolutions between transformer and decoder, called encoder."""
+        return {
+            "decoder": [f"network.decoder{number}" for number in (5, 4, 3, 2, 1)],
+            "bottleneck": [f"network.encoder{number}" for number in (1, 2, 3, 4, 10)],
+        }

@@ -293,6 +293,10 @@ class VisionTransformer3D(nn.Module):
         """The fused projections of every block (Hu et al. 2021: attention weights)."""
         return [f"blocks.{i}.attn.{name}" for i in range(len(self.blocks)) for name in ("qkv", "proj")]
 
+    def parts(self) -> dict[str, list[str]]:
+        """None: its decoder is the head."""
+        return {}
+
     def _output(self, tokens: torch.Tensor) -> ViTFeatures:
         return self._named(tokens, self.norm(tokens))
 

@@ -278,3 +278,7 @@ class ViTAdapter(nn.Module):
     def lora_targets(self) -> list[str]:
         """Those of the ViT."""
         return [f"vit_model.{name}" for name in self.vit_model.lora_targets()]
+
+    def parts(self) -> dict[str, list[str]]:
+        """None: its decoder is the head."""
+        return {}

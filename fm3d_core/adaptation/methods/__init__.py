@@ -15,7 +15,10 @@ from fm3d_core.adaptation.methods.full import Full
 from fm3d_core.adaptation.methods.late_lora import LateLoRA
 from fm3d_core.adaptation.methods.linear_probe import LinearProbe
 from fm3d_core.adaptation.methods.lora import LoRA
+from fm3d_core.adaptation.methods.no_training import NoTraining
+from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice, with_parts
 from fm3d_core.adaptation.methods.query_value_lora import QueryValueLoRA
+from fm3d_core.adaptation.methods.scratch import Scratch
 from fm3d_core.adaptation.methods.vera import VeRA
 from fm3d_core.errors import SettingsError
 
@@ -35,19 +38,37 @@ _ALL: tuple[Method, ...] = (
     QueryValueLoRA(),
     ARENA(),
     Compacter(),
+    Scratch(),
+    NoTraining(),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
-def check_method(name: str) -> Method:
+def check_method(name: str, decoder: PartChoice = "auto", bottleneck: PartChoice = "auto") -> Method:
     """The method of this name.
+
+    Args:
+        name: a key of :data:`METHODS`.
+        decoder, bottleneck: what becomes of these parts of the backbone, see
+            :class:`fm3d_core.adaptation.methods.parts.WithParts`.
 
     Raises:
         SettingsError: there is none.
     """
     if name not in METHODS:
         raise SettingsError(f"unknown method '{name}'", remedy=f"Choose one of: {', '.join(METHODS)}")
-    return METHODS[name]
+    return with_parts(METHODS[name], decoder, bottleneck)
 
 
-__all__ = ["METHODS", "Full", "LinearProbe", "LoRA", "Method", "check_method"]
+__all__ = [
+    "METHODS",
+    "PART_CHOICES",
+    "Full",
+    "LinearProbe",
+    "LoRA",
+    "Method",
+    "NoTraining",
+    "PartChoice",
+    "Scratch",
+    "check_method",
+]

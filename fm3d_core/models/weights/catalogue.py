@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fm3d_core.errors import SettingsError
 
@@ -29,11 +29,27 @@ class NetworkInput:
         range: the values for the two ends of the intensities.
         window: these ends for CT, in HU; None: percentiles of the volume.
         spacing: mm per voxel; None: the file's own.
+        crop: voxels that the network saw at once; None where it is not known.
     """
 
     range: tuple[float, float]
     window: tuple[float, float] | None = None
     spacing: tuple[float, float, float] | None = None
+    crop: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """The classifier in a file.
+
+    Attributes:
+        name: of the layer, after the renaming.
+        rule, classes: see :class:`fm3d_core.models.weights.known_head.KnownHead`.
+    """
+
+    name: str
+    rule: Literal["sigmoid", "softmax"]
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class WeightEntry:
         megabytes: None where it is not known.
         chunked, gated: None where they do not apply.
         input: None where it is not known.
+        head: the classifier that a file brings; None if it has none whose rows have known names.
     """
 
     id: str
@@ -68,6 +85,7 @@ class WeightEntry:
     gated: str | None = None
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     input: NetworkInput | None = None
+    head: HeadLayout | None = None
 
     @property
     def licence_and_terms(self) -> str:
@@ -109,6 +127,7 @@ def _entry(id: str, data: dict[str, Any]) -> WeightEntry:
     place = data["source"]
     hub = HubSource(**place["hub"]) if "hub" in place else None
     page = place.get("page") or (f"https://huggingface.co/{hub.repo}" if hub else place["url"])
+    head = data.get("head")
     fed = {name: tuple(values) for name, values in data["input"].items()} if data.get("input") else None
     return WeightEntry(
         **{
@@ -117,6 +136,7 @@ def _entry(id: str, data: dict[str, Any]) -> WeightEntry:
             "source": hub or place.get("url"),
             "page": page,
             "input": NetworkInput(**fed) if fed else None,
+            "head": HeadLayout(**{**head, "classes": tuple(head["classes"])}) if head else None,
             "files": tuple(data["files"]),
             "rename": tuple((pattern, replacement) for pattern, replacement in data["rename"]),
         }

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
+from fm3d_core.models.weights.known_head import KnownHead, find_head, keep_head
 from fm3d_core.models.weights.pretrained import no_backbone, told_by
 from fm3d_core.models.weights.shipped_weights import shipped_weights
-from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards
+from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards, weights_folder
 from fm3d_core.models.zoo import BackboneSpec, check_preset, create_backbone, meaning, presets
 
 if TYPE_CHECKING:
@@ -256,10 +258,15 @@ def _convert(
     if options is None:
         _check_family(entry, preset)
     tensors, report = land(entry, content, expected_tensors(preset, input_channels, options), path)
+    head = _head_in(entry, content, path)
+    if head is not None and entry.head is not None:
+        used = {f"{entry.head.name}.{kind}" for kind in ("weight", "bias")}
+        unused = tuple(name for name in report.unused if entry.renamed(name) not in used)
+        report = replace(report, unused=unused, known=head.structures)
     header: dict[str, Any] = {"properties": dict(entry.properties), "random": list(report.random)}
     if options is not None:
         header["options"] = json.loads(options)
-    return keep_weights(
+    card = keep_weights(
         tensors,
         header,
         path,
@@ -270,6 +277,18 @@ def _convert(
         citation=entry.citation,
         report=report,
     )
+    if head is not None:
+        keep_head(card.sha256, head, weights_folder())
+    return card
+
+
+def _head_in(entry: WeightEntry, content: dict[str, Any], path: Path) -> KnownHead | None:
+    """The classifier in a file, if the catalogue says what its rows mean."""
+    from fm3d_core.models.weights.landing import rename
+
+    if entry.head is None:
+        return None
+    return find_head(entry.head, {ours: tensor for ours, (_, tensor) in rename(entry, content, path).items()}, path)
 
 
 def _check_family(entry: WeightEntry, preset: str) -> None:

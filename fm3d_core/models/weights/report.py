@@ -16,6 +16,7 @@ class LandingReport:
         random: tensors of the backbone that such a file does not hold; they stay random.
         unused: tensors of the file that the backbone has no use for, by the file's names.
         unknown: tensors of the file that the catalogue does not know; not used.
+        known: structures that the classifier in the file knows by name.
     """
 
     encoder: tuple[int, int]
@@ -23,6 +24,7 @@ class LandingReport:
     random: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For people, one fact per line."""
@@ -32,6 +34,9 @@ class LandingReport:
         ]
         if self.random:
             lines.append(f"{len(self.random)} tensors are not in the file and stay random: {name_parts(self.random)}")
+        if self.known:
+            names = ", ".join(self.known)
+            lines.append(f"Its classifier knows {len(self.known)} structures (fm3d predict --weights): {names}")
         if self.unused:
             lines.append(f"{len(self.unused)} tensors of the file are not used: {name_parts(self.unused)}")
         if self.unknown:
