@@ -56,6 +56,7 @@ def cost_of(method: Method, backbone: str, *, measure: bool = False, device: str
         SettingsError: unknown preset or device, or a backbone that has not what the method needs.
     """
     from fm3d_core.adaptation.adapter import trained_tensors
+    from fm3d_core.adaptation.methods import NoTraining
     from fm3d_core.devices import choose_device
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.models.zoo import BackboneSpec, create_backbone
@@ -65,8 +66,10 @@ def cost_of(method: Method, backbone: str, *, measure: bool = False, device: str
     built = create_backbone(BackboneSpec(backbone))
     network = DenseNetwork(built, SegmentationTask(("a",)).build_head(built, linear=method.linear_head))
     method.apply(network)
-    parameters = sum(each.numel() for each in network.parameters() if each.requires_grad)
     file_bytes = sum(tensor.nbytes for tensor in trained_tensors(network).values())
+    if method.name == NoTraining.name:
+        return MethodCost(0, file_bytes)
+    parameters = sum(each.numel() for each in network.parameters() if each.requires_grad)
     step = _measure(network.to(place), method, place) if measure else None
     return MethodCost(parameters, file_bytes, step)
 

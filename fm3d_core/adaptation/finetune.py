@@ -17,12 +17,13 @@ from fm3d_core.adaptation.cases import (
     plan_preprocessing,
     prepare_cases,
 )
-from fm3d_core.adaptation.methods import Method, check_method
+from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
 from fm3d_core.adaptation.methods.base import AfterStep
+from fm3d_core.adaptation.methods.parts import is_plain_probe
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.clocks import Stopwatch
 from fm3d_core.models.weights.catalogue import find_entry
-from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, choose_weights
+from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, RANDOM, choose_weights
 from fm3d_core.models.weights.shipped_weights import shipped_for
 from fm3d_core.models.weights.store import card_of, channels_of_weights
 from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone
@@ -72,12 +73,16 @@ def finetune(
         FM3DError: a mistake in cases, settings or weights; see :mod:`fm3d_core.errors`.
         Stopped: ``should_stop`` said so; nothing is kept.
     """
+    if settings.method == NoTraining.name:
+        from fm3d_core.adaptation.zero_shot import require_zero_shot
+
+        return require_zero_shot(task, settings)
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.closed_form import can_be_solved, solve_head
     from fm3d_core.adaptation.trainer import Budget, optimise
     from fm3d_core.devices import choose_device
 
-    method = check_method(settings.method)
+    method = check_method(settings.method, settings.decoder, settings.bottleneck)
     device = choose_device(settings.device)
     built = _build(task, settings, method)
     network, notes = built.network, list(built.notes)
@@ -109,7 +114,7 @@ def finetune(
     )
     if settings.closed_form and can_be_solved(network):
         solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
-        if not method.frozen_backbone:
+        if not method.frozen_backbone and is_plain_probe(network, settings.decoder, settings.bottleneck):
             on_stage(_linear_head(card, network, watch.elapsed))
     record = optimise(
         source,
@@ -130,8 +135,8 @@ def _linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Ad
     """What the ridge regression found, on the backbone as it was: a linear probe, and it is stored as one."""
     tensors = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
     training = {"steps": 0, "seconds": round(seconds, 2)}
-    card = replace(card, method="linear_probe", head="linear", training=training, stage="linear_probe", created=now())
-    return Adapter(card, _to_cpu(tensors))
+    probe = replace(card, method="linear_probe", head="linear", decoder="auto", bottleneck="auto")
+    return Adapter(replace(probe, training=training, stage="linear_probe", created=now()), _to_cpu(tensors))
 
 
 def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Adapter:
@@ -140,7 +145,7 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
     Raises:
         FM3DError: a mistake in settings or weights.
     """
-    method = check_method(settings.method)
+    method = check_method(settings.method, settings.decoder, settings.bottleneck)
     built = _build(task, settings, method)
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
     card = replace(_card(task, settings, built, (64, 64, 64)), notes=built.notes)
@@ -209,6 +214,8 @@ def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -
 
 def _choose_weights(settings: FinetuneSettings, channels: int) -> tuple[str, str | None]:
     """Preset and hash; where the user says nothing of weights, those that come with the package for the backbone."""
+    if settings.method == Scratch.name:
+        return choose_weights(RANDOM, settings.backbone, channels)
     if settings.weights is None:
         shipped = shipped_for(settings.backbone or DEFAULT_BACKBONE)
         return choose_weights(shipped.id if shipped else None, settings.backbone, channels)
@@ -265,6 +272,8 @@ def _card(task: SegmentationTask, settings: FinetuneSettings, built: _Built, win
         backbone=built.spec,
         backbone_sha256=built.sha256,
         head=settings.head,
+        decoder=settings.decoder,
+        bottleneck=settings.bottleneck,
         window=window,
         settings=settings.to_dict(),
         versions=library_versions(),

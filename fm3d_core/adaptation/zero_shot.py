@@ -99,6 +99,7 @@ def zero_shot_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
         training={"steps": 0, "seconds": 0.0},
         notes=(_note(known, task),),
         head=KNOWN_CLASSES,
+        stage=STAGE,
         versions=library_versions(),
         created=now(),
     )

@@ -72,6 +72,13 @@ def with_parts(method: Method, decoder: PartChoice, bottleneck: PartChoice) -> M
     return (WithPartsAfterStep if isinstance(method, AfterStep) else WithParts)(method, decoder, bottleneck)
 
 
+def is_plain_probe(network: DenseNetwork, decoder: PartChoice, bottleneck: PartChoice) -> bool:
+    """Whether the network's head, before any training, is a linear one on the backbone as it was: no part is new."""
+    from fm3d_core.models.heads import LinearHead
+
+    return isinstance(network.head, LinearHead) and "new" not in (decoder, bottleneck)
+
+
 def renew(modules: list[nn.Module]) -> None:
     """Random weights, as the layers' own classes draw them, in place."""
     for module in modules:

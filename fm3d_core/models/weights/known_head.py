@@ -1,7 +1,7 @@
 """The classifier that a public weight file brings: one row per structure that it was trained to find.
 
-Kept beside the converted weights as ``FM3D_HOME/weights/heads/<sha256 of the weights>.safetensors``, so that the hash of
-the weights, by which adapters name them, is that of the backbone alone.
+Kept beside the converted weights as ``FM3D_HOME/weights/heads/<sha256 of the weights>.safetensors``, so that the hash
+of the weights, by which adapters name them, is that of the backbone alone.
 """
 
 from __future__ import annotations

@@ -81,6 +81,8 @@ QUICK = (
     "linear_probe",
     "black_box_adapter",
     "spatial_adapter",
+    "scratch",
+    "none",
 )  # the larger Swin UNETR says nothing more about them
 PAIRS = [
     (method, backbone)
@@ -105,6 +107,8 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "lora_query_value": (".qkv.lora_A.default.weight", ".qkv.lora_B.default.weight"),
     "dora": (".lora_A.default.weight", ".lora_B.default.weight", ".lora_magnitude_vector.default.weight"),
     "vera": (".vera_lambda_b.default", ".vera_lambda_d.default"),
+    "scratch": ("",),
+    "none": (),
 }
 
 
