@@ -82,11 +82,11 @@ def test_the_answer_is_that_of_the_whole_classifier(id: str, swin: dict[str, tor
     liver, kidney = classes.index("liver"), classes.index("right_kidney")
     if id == "fseft":  # sigmoids: yes above one half
         yes = (logits[[liver, kidney]].sigmoid() > 0.5).any(0)
-        assert torch.equal(scores.argmax(0) > 0, yes) and 0 < yes.float().mean() < 1
+        assert ((scores.argmax(0) > 0) == yes).float().mean() > 0.9999 and 0 < yes.float().mean() < 1
     else:
         probabilities, expected = scores.softmax(0), logits.softmax(0)
         torch.testing.assert_close(probabilities[1:], expected[[liver, kidney]], atol=1e-5, rtol=1e-4)
-    assert torch.equal(scores[1], logits[liver]) and torch.equal(scores[2], logits[kidney])
+    torch.testing.assert_close(scores[1:], logits[[liver, kidney]], atol=1e-4, rtol=1e-4)
 
 
 def test_volumes_are_prepared_as_in_the_pretraining(swin: dict[str, torch.Tensor], tmp_path: Path) -> None:
