@@ -82,7 +82,7 @@ def optimise(
         batch = source.draw()
         with autocast(device):
             scores = source.scores(batch)
-        loss = loss_function(scores.float(), batch.target.to(device), batch.annotated)
+        loss = loss_function(scores, batch.target.to(device), batch.annotated)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise CaseError(

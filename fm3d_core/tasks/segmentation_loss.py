@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DiceLoss
 from torch.nn import functional as F
 
+from fm3d_core.tasks.dice_cross_entropy import dice_cross_entropy
 from fm3d_core.volumes import IGNORED
 
 
@@ -19,7 +20,6 @@ class SegmentationLoss:
     """
 
     def __init__(self) -> None:
-        self._complete = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
         self._dice = DiceLoss(batch=True, reduction="none")
 
     def __call__(
@@ -35,8 +35,8 @@ class SegmentationLoss:
         known = target != IGNORED
         everywhere = annotated is None or bool(annotated.all())
         if everywhere and bool(known.all()):
-            loss: torch.Tensor = self._complete(scores, target)
-            return loss
+            return dice_cross_entropy(scores, target[:, 0].long())
+        scores = scores.float()
         if annotated is None:
             annotated = scores.new_ones(scores.shape[:2], dtype=torch.bool)
         annotated = annotated.to(scores.device)
