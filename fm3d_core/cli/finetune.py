@@ -11,6 +11,7 @@ import tyro
 
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.cli.options import StoreOption, choose_cases
+from fm3d_core.cli.shots import DrawsOption, draw, run_draws, tell
 from fm3d_core.errors import CaseError, SettingsError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Finetune:
         task: YAML file with labels and preprocessing, instead of labels.
         cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes one to
             three times as long again. A preset does so anyway, in its own time.
+        draws: random draws of the cases, measured.
         settings: method, backbone, budget.
         store: where the adapter goes.
     """
@@ -50,6 +52,7 @@ class Finetune:
     labels: tuple[str, ...] = ()
     task: Path | None = None
     cross_validate: bool = False
+    draws: Annotated[DrawsOption, tyro.conf.arg(name="")] = field(default_factory=DrawsOption)
     settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = field(default_factory=FinetuneSettings)
     store: Annotated[StoreOption, tyro.conf.arg(name="")] = field(default_factory=StoreOption)
 
@@ -61,6 +64,9 @@ class Finetune:
         from fm3d_core.teaching import teach
 
         console = Console()
+        self.draws.check(self.shots, self.cases)
+        if self.draws.wanted and self.shots is not None:
+            return self._run_draws(self.shots, console)
         cases, task = self._cases_and_task()
         how = f"preset {self.settings.preset}" if self.settings.preset else self.settings.method
         console.print(f"Learning {', '.join(task.labels)} from {len(cases)} volumes ({how})")
@@ -86,6 +92,15 @@ class Finetune:
             said = f"{expected}; {expected.how}" if expected else "unknown: no structure could be held out"
             console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
 
+    def _run_draws(self, shots: int, console: Console) -> None:
+        from fm3d_core.adaptation.fseft_protocol import fseft_settings
+
+        drawn = draw(self.data, self.draws, shots, self.labels)
+        task = drawn.task(self.labels, self._task_file())
+        settings = fseft_settings(self.settings, shots) if self.draws.fseft else self.settings
+        rows = run_draws(drawn, task, settings, self.store.open(), console)
+        console.print(tell(drawn, rows, task.labels, self.draws.results))
+
     def _cases_and_task(self) -> tuple[list[LabeledCase], SegmentationTask]:
         from fm3d_core.adaptation import LabeledCase
         from fm3d_core.tasks import SegmentationTask
@@ -104,9 +119,7 @@ class Finetune:
             found = found[: self.shots]
         values = {name: value for value, name in read_label_names(self.data, found).items()}
         structures = tuple(name for name in values if name.lower() != "background")
-        if self.task is not None and self.labels:
-            raise SettingsError("both --task and --labels are given", remedy="Give one of them")
-        task = SegmentationTask.from_yaml(self.task) if self.task else SegmentationTask(self.labels or structures)
+        task = self._task_file() or SegmentationTask(self.labels or structures)
         if unknown := [name for name in task.labels if name not in values]:
             raise SettingsError(
                 f"unknown label {', '.join(unknown)}", path=self.data, remedy=f"Its labels: {', '.join(values)}"
@@ -117,6 +130,14 @@ class Finetune:
             if case.label is not None
         ]
         return cases, task
+
+    def _task_file(self) -> SegmentationTask | None:
+        """The task that a file describes, if one is given."""
+        from fm3d_core.tasks import SegmentationTask
+
+        if self.task is not None and self.labels:
+            raise SettingsError("both --task and --labels are given", remedy="Give one of them")
+        return SegmentationTask.from_yaml(self.task) if self.task else None
 
 
 def _say(console: Console, told: set[int], version: TaughtVersion) -> None:
