@@ -124,9 +124,9 @@ def draw(data: Path, option: DrawsOption, shots: int, labels: Sequence[str]) -> 
         test = read_split(option.test_split, data)
         if both := sorted(taken & {case.name for case in test}):
             raise CaseError(
-                f"{both[0]} is to be learned from and measured on",
+                f"names {both[0]}, which is learned from",
                 path=option.test_split,
-                remedy="Take it off the list",
+                remedy="Take it off one of the lists",
             )
     else:
         test = [case for case in candidates if case.name not in taken]

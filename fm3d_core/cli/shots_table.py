@@ -41,7 +41,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], structures: Sequence[str], teste
     from rich.table import Table
 
     columns = ("draw", "version", *structures, "mean Dice", "HD95 mm")
-    table = Table(*columns, title=f"Dice on {tested} cases that no draw has taken")
+    table = Table(*columns, title=f"Measured on {tested} case{'s' if tested > 1 else ''} that no draw has taken")
     for row in rows:
         dice = [_figure(row["dice"][name], 3) for name in structures]
         ends = (_figure(row["mean_dice"], 3), _figure(row["mean_hd95"], 2))

@@ -55,7 +55,7 @@ def test_lists_say_what_is_drawn_from_and_measured_on(
     test.write_text(lines[3])
     common = ("--shots", 2, "--split", train, "--test-split", test, "--store", tmp_path / "store")
     assert run("finetune", synthetic_folder, *common, "--labels", "tube", *QUICK) == 0
-    assert "Dice on 1 cases" in capsys.readouterr().out
+    assert "Measured on 1 case " in " ".join(capsys.readouterr().out.split())
     (version,) = AdapterStore(tmp_path / "store").versions()
     assert version.card.task.labels == ("tube",)
     assert [case.name for case in version.card.cases] == random.Random(0).sample(names[:3], 3)[:2]
@@ -68,7 +68,7 @@ def test_lists_say_what_is_drawn_from_and_measured_on(
     ("options", "said"),
     [
         (("--seeds", 2), "draws need --shots"),
-        (("--fseft",), "go with --seeds or --split"),
+        (("--fseft",), "goes with --seeds or --split"),
         (("--shots", 4, "--seeds", 1), "too few to draw 4"),
         (("--shots", 1, "--seeds", 0), "seeds is 0"),
         (("--shots", 1, "--seeds", 1, "--labels", "liver"), "unknown label liver"),
