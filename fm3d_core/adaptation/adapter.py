@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KNOWN_CLASSES = "known_classes"  # the head of an adapter that was not trained: fm3d_core.models.heads.KnownClassesHead
 TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
+_FIRST_HEAD = "first_head."  # before the names of Adapter.first_head in the tensors' file
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class AdapterCard:
             :class:`fm3d_core.adaptation.methods.parts.WithParts`.
         expected_dice: measured on held-out volumes; None where that was not asked for, or is not done yet.
         stage: of the training in stages: "linear_probe", "decoder", "final"; empty in cards of before.
+        sizes: structure -> its size in ml in each labelled volume that was annotated as a whole, 0 where it is absent.
         versions: of the libraries that wrote it.
         created: UTC, ISO 8601.
         format: of this card.
@@ -87,6 +89,7 @@ class AdapterCard:
     bottleneck: PartChoice = "auto"
     expected_dice: ExpectedDice | None = None
     stage: str = ""
+    sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -116,16 +119,25 @@ class AdapterCard:
                 "left_out": tuple(data["left_out"]),
                 "expected_dice": None if expected is None else ExpectedDice.from_dict(expected),
                 "notes": tuple(data.get("notes", ())),
+                "sizes": {str(name): tuple(map(float, values)) for name, values in data.get("sizes", {}).items()},
             }
         )
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A card and the tensors by which the trained network differs from the plain backbone."""
+    """A card and the tensors by which the trained network differs from the plain backbone.
+
+    Attributes:
+        card: what it is and where it comes from.
+        tensors: by their names in the network.
+        first_head: the linear head on the plain backbone that training began with, some kilobytes: where both agree on
+            a new volume, both are more likely right. Empty where there was none.
+    """
 
     card: AdapterCard
     tensors: dict[str, torch.Tensor]
+    first_head: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``adapter.safetensors`` and ``adapter.json`` into a new folder, all or nothing.
@@ -138,7 +150,8 @@ class Adapter:
 
         with atomic_folder(folder) as temporary:
             # bytes written by us, not by the library's mapped file: a full disk is then an OSError, not a crash
-            (temporary / TENSORS_FILE).write_bytes(save(self.tensors))
+            first = {_FIRST_HEAD + name: tensor for name, tensor in self.first_head.items()}
+            (temporary / TENSORS_FILE).write_bytes(save({**self.tensors, **first}))
             card = {**self.card.to_dict(), "tensors_sha256": sha256_of(temporary / TENSORS_FILE)}
             (temporary / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
         return Path(folder)
@@ -165,7 +178,15 @@ class Adapter:
             ) from error
         if sha256_of(folder / TENSORS_FILE) != expected:
             raise AdapterError("the adapter's tensors were changed", path=folder / TENSORS_FILE, remedy=remedy)
-        return cls(card, tensors)
+        first = [name for name in tensors if name.startswith(_FIRST_HEAD)]
+        return cls(card, tensors, {name.removeprefix(_FIRST_HEAD): tensors.pop(name) for name in first})
+
+    def first_stage(self) -> Adapter | None:
+        """The linear probe that training began with, as an adapter of its own; None where there was none."""
+        if not self.first_head:
+            return None
+        card = replace(self.card, method="linear_probe", head="linear", decoder="auto", bottleneck="auto")
+        return Adapter(card, {f"head.{name}": tensor for name, tensor in self.first_head.items()})
 
     def build_network(self) -> DenseNetwork:
         """The trained network, on the CPU, in evaluation mode.

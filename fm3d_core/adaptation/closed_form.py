@@ -91,7 +91,7 @@ class Solution:
 
 def can_be_solved(network: DenseNetwork) -> bool:
     """Whether the network's head is linear in the backbone's features, at least before its first training step."""
-    return isinstance(_linear_part(network.head), LinearHead) and not network.runs_backbone
+    return isinstance(linear_part(network.head), LinearHead) and not network.runs_backbone
 
 
 def solve_head(
@@ -115,7 +115,7 @@ def solve_head(
     Raises:
         Stopped: ``should_stop`` said so.
     """
-    head = _linear_part(network.head)
+    head = linear_part(network.head)
     assert isinstance(head, LinearHead)
     generator = torch.Generator().manual_seed(seed)
     clock = StageClock("solving the head", BATCHES, progress)
@@ -178,7 +178,8 @@ def solve(voxels: Voxels, classes: int, ridge: float, balance: float = 0.0) -> S
     return Solution(slopes, solved[-1] - mean @ slopes)
 
 
-def _linear_part(head: torch.nn.Module) -> torch.nn.Module:
+def linear_part(head: torch.nn.Module) -> torch.nn.Module:
+    """The linear classifiers of a head, without the adapter of features that may lie before them."""
     return head.head if isinstance(head, AdaptedHead) else head
 
 

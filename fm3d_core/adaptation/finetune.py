@@ -21,6 +21,7 @@ from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_meth
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
 from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.adaptation.size_prior import measured_sizes
 from fm3d_core.clocks import Stopwatch
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, RANDOM, choose_weights
@@ -78,7 +79,7 @@ def finetune(
 
         return require_zero_shot(task, settings)
     from fm3d_core.adaptation.batches import plan_crop
-    from fm3d_core.adaptation.closed_form import can_be_solved, solve_head
+    from fm3d_core.adaptation.closed_form import can_be_solved, linear_part, solve_head
     from fm3d_core.adaptation.trainer import Budget, optimise
     from fm3d_core.devices import choose_device
 
@@ -111,9 +112,13 @@ def finetune(
         ),
         left_out=tuple(refused),
         notes=tuple(notes),
+        sizes=measured_sizes(loaded, task),
     )
+    first_head: dict[str, torch.Tensor] = {}
     if settings.closed_form and can_be_solved(network):
         solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
+        if "new" not in (settings.decoder, settings.bottleneck):
+            first_head = _to_cpu(linear_part(network.head).state_dict())
         if not method.frozen_backbone and is_plain_probe(network, settings.decoder, settings.bottleneck):
             on_stage(_linear_head(card, network, watch.elapsed))
     record = optimise(
@@ -128,7 +133,8 @@ def finetune(
         after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
     )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
-    return Adapter(replace(card, training=training, stage="final"), _to_cpu(trained_tensors(network)))
+    card = replace(card, training=training, stage="final")
+    return Adapter(card, _to_cpu(trained_tensors(network)), first_head)
 
 
 def _linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Adapter:

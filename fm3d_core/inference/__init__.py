@@ -1,5 +1,19 @@
-"""Inference: from an adapter and a volume to a segmentation on the volume's own grid."""
+"""Inference: from an adapter and a volume to a segmentation on the volume's own grid, and how far to rely on it."""
 
+from fm3d_core.inference.prediction import Prediction
 from fm3d_core.inference.predictor import Predictor
+from fm3d_core.inference.quality import CaseQuality, case_quality
+from fm3d_core.inference.refinement import Refinement, RefinementSettings, refine
+from fm3d_core.inference.reverse_check import References, references_of
 
-__all__ = ["Predictor"]
+__all__ = [
+    "CaseQuality",
+    "Prediction",
+    "Predictor",
+    "References",
+    "Refinement",
+    "RefinementSettings",
+    "case_quality",
+    "references_of",
+    "refine",
+]

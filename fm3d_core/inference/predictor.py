@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fm3d_core.devices import choose_device, has_bfloat16
+from fm3d_core.errors import SettingsError
+from fm3d_core.inference.prediction import Prediction, normalised_entropy, overlap, sizes_in_ml
 from fm3d_core.inference.sliding_window import sliding_window_scores
-from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.inference.variants import VARIANTS
+from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
     from fm3d_core.adaptation import Adapter
-    from fm3d_core.volumes import Volume
+    from fm3d_core.models.network import DenseNetwork
+    from fm3d_core.volumes import PreparedVolume, Volume
 
 
 class Predictor:
@@ -29,13 +37,20 @@ class Predictor:
     """
 
     def __init__(self, adapter: Adapter, device: str = "auto") -> None:
+        self.adapter = adapter
         self.card = adapter.card
         self.device = choose_device(device)
-        self.network = adapter.build_network().to(self.device)
-        if self.network.backbone.kind == "tokens" and has_bfloat16(self.device):
-            from fm3d_core.models.half_precision import for_inference
+        self.network = self._ready(adapter)
 
-            self.network = for_inference(self.network, self.network.backbone)
+    @cached_property
+    def first_network(self) -> DenseNetwork | None:
+        """The linear head that training began with, on the plain backbone; None where the adapter has none.
+
+        Raises:
+            WeightsError: the backbone's weight file is missing.
+        """
+        first = self.adapter.first_stage()
+        return None if first is None else self._ready(first)
 
     def segment(
         self,
@@ -50,17 +65,91 @@ class Predictor:
             SettingsError: the task is for images of several channels.
             Stopped: ``should_stop`` said so.
         """
+        prepared = self._prepare(volume)
+        return prepared.restore_segmentation(self._scores(prepared.image, prepared, progress, should_stop))
+
+    def predict(
+        self,
+        volume: Volume,
+        *,
+        variants: int = 0,
+        progress: ProgressCallback = ignore_progress,
+        should_stop: ShouldStop = never_stop,
+    ) -> Prediction:
+        """The label map of :meth:`segment`, with the uncertainty of each voxel and what else is known of it.
+
+        Args:
+            volume: to segment.
+            variants: 0 to 4 slightly changed images that are segmented as well. The uncertainty is then that of the
+                mean of all probabilities, and the prediction's stability is known; each takes as long again.
+            progress: receives the stages "segmenting" and "segmenting variant 1 of 2", ...
+            should_stop: asked at every window.
+
+        Raises:
+            SettingsError: the task is for images of several channels, or another number of variants.
+            Stopped: ``should_stop`` said so.
+        """
+        if not 0 <= variants <= len(VARIANTS):
+            raise SettingsError(f"variants is {variants}", remedy=f"Choose a number from 0 to {len(VARIANTS)}")
+        prepared = self._prepare(volume)
+        scores = self._scores(prepared.image, prepared, progress, should_stop)
+        probabilities, classes = scores.softmax(0), scores.argmax(0)
+        overlaps: dict[str, list[float]] = {name: [] for name in self.card.task.labels}
+        for number, variant in enumerate(VARIANTS[:variants], start=1):
+            watched = _renamed(progress, f"segmenting variant {number} of {variants}")
+            changed = variant.undo(self._scores(variant.change(prepared.image), prepared, watched, should_stop))
+            probabilities += changed.softmax(0)
+            for name, value in self.card.task.values.items():
+                overlaps[name].append(overlap(classes, changed.argmax(0), value))
+        labels = prepared.restore_segmentation(scores)
+        uncertainty = prepared.restore_map(normalised_entropy(probabilities.div_(1 + variants)))
+        voxel_ml = math.prod(volume.spacing) / 1000
+        return Prediction(
+            labels,
+            uncertainty,
+            sizes_in_ml(labels, voxel_ml, self.card.task.values),
+            scores,
+            prepared,
+            voxel_ml,
+            {name: _mean(values) for name, values in overlaps.items()} if variants else {},
+        )
+
+    def _ready(self, adapter: Adapter) -> DenseNetwork:
+        network = adapter.build_network().to(self.device)
+        if network.backbone.kind == "tokens" and has_bfloat16(self.device):
+            from fm3d_core.models.half_precision import for_inference
+
+            network = for_inference(network, network.backbone)
+        return network
+
+    def _prepare(self, volume: Volume) -> PreparedVolume:
         preprocessing = self.card.task.preprocessing
         assert preprocessing is not None  # an adapter's task always has one
         prepared = preprocessing.prepare(volume)
         self.card.task.check_channels(len(prepared.image))
-        scores = sliding_window_scores(
+        return prepared
+
+    def _scores(
+        self, image: torch.Tensor, prepared: PreparedVolume, progress: ProgressCallback, should_stop: ShouldStop
+    ) -> torch.Tensor:
+        return sliding_window_scores(
             self.network,
-            prepared.image,
+            image,
             self.card.window,
             self.device,
             progress=progress,
             should_stop=should_stop,
             spacing=prepared.spacing,
         )
-        return prepared.restore_segmentation(scores)
+
+
+def _renamed(progress: ProgressCallback, stage: str) -> ProgressCallback:
+    def report(event: Progress) -> None:
+        progress(replace(event, stage=stage))
+
+    return report
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -106,8 +106,11 @@ class AdaptedHead(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
         """Scores (B, classes, X, Y, Z); see :class:`LinearHead`."""
-        adapted = [self.adapter(each) if i == self.index else each for i, each in enumerate(maps)]
-        return self.head(adapted, image)
+        return self.head(self.adapted(maps), image)
+
+    def adapted(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The maps as the inner head sees them."""
+        return [self.adapter(each) if i == self.index else each for i, each in enumerate(maps)]
 
 
 def _resize(scores: torch.Tensor, size: torch.Size) -> torch.Tensor:

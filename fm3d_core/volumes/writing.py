@@ -1,4 +1,4 @@
-"""Writing segmentations back on the grid of the file their image came from, never leaving half a file."""
+"""Writing segmentations and maps back on the grid of the file their image came from, never leaving half a file."""
 
 from __future__ import annotations
 
@@ -38,6 +38,27 @@ def write_label(path: str | Path, array_ras: Array, like: Volume) -> Path:
     if not np.array_equal(labels, array):
         raise ValueError("a segmentation must hold whole numbers from 0 to 255")
     _write(path, like.to_source(labels), like)
+    return path
+
+
+def write_map(path: str | Path, array_ras: Array, like: Volume) -> Path:
+    """Write a map of real values, such as an uncertainty, as float32 on the own file grid of ``like``.
+
+    A NIfTI file made from a NIfTI source has the same qform, sform, their codes and units.
+
+    Args:
+        path: ends in .nii, .nii.gz, .nrrd or .mha; an existing file is replaced.
+        array_ras: (X, Y, Z) on the RAS grid of ``like``.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        VolumeError: another suffix, or ``path`` is the image itself.
+        StorageError: disk full, no permission.
+    """
+    path = Path(path)
+    _write(path, like.to_source(np.asarray(array_ras, np.float32)), like)
     return path
 
 

@@ -1,0 +1,64 @@
+"""What a predictor says of a volume: the label map, how uncertain each voxel is, and the scores behind both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from fm3d_core.volumes import PreparedVolume
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmentation and what is known of it.
+
+    Attributes:
+        labels: (X, Y, Z) uint8 on the volume's own RAS grid, 0 background; ``write_label`` brings it to the file's.
+        uncertainty: (X, Y, Z) float32 from 0 (sure) to 1 (all classes alike), same grid: the entropy of the class
+            probabilities over its largest value; ``write_map`` brings it to the file's grid.
+        sizes: structure -> ml.
+        scores: (classes, X', Y', Z') float32 on the prepared grid, before the softmax.
+        prepared: what the network saw, and the way back.
+        voxel_ml: size of a voxel of ``labels``.
+        stability: structure -> mean Dice between the segmentation and those of slightly changed images; empty where
+            none were looked at. NaN where a structure is in neither.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    uncertainty: npt.NDArray[np.float32]
+    sizes: dict[str, float]
+    scores: torch.Tensor
+    prepared: PreparedVolume
+    voxel_ml: float
+    stability: dict[str, float] = field(default_factory=dict)
+
+
+def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Shannon's entropy of (classes, X, Y, Z) probabilities over log(classes): (X, Y, Z) from 0 to 1."""
+    import torch
+
+    total = torch.zeros(probabilities.shape[1:])
+    for each in probabilities:  # one class at a time bounds the memory
+        total -= torch.xlogy(each, each)
+    return (total / math.log(len(probabilities))).clamp_(0, 1)
+
+
+def overlap(first: torch.Tensor, second: torch.Tensor, value: int) -> float:
+    """Dice of class ``value`` in two label maps of one shape; NaN where it is in neither."""
+    one, other = first == value, second == value
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else math.nan
+
+
+def sizes_in_ml(labels: npt.NDArray[np.uint8], voxel_ml: float, values: dict[str, int]) -> dict[str, float]:
+    """Structure -> ml in a label map with voxels of ``voxel_ml``."""
+    import numpy as np
+
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return {name: int(counts[value]) * voxel_ml for name, value in values.items()}
