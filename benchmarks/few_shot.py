@@ -7,7 +7,8 @@ Each row (set, k, seed, method, budget) is one process with one thread (few_shot
 --out; rows that are there are passed over, so a run can be broken off and gone on with. A row that could not be run
 says why and is tried again the next time. Sets and volumes: few_shot_sets.py.
 
-Methods: fm3d (the default), fm3d:METHOD (fm3d methods), fm3d:fast, fm3d:balanced, fm3d:thorough; unet and swin_unetr
+Methods: fm3d (the default), fm3d:METHOD (fm3d methods); fm3d:fast, fm3d:balanced and fm3d:thorough, each with the
+core-seconds that the preset itself takes, whatever the budgets are; unet and swin_unetr
 (MONAI's, from scratch in bfloat16: few_shot_scratch.py); fseft_loop (few_shot_fseft.py); nnunet as it comes and
 nnunet_adamw, both cut to the budget (few_shot_nnunet.py; in an environment of its own, see there).
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from few_shot_fm3d import preset_seconds
 from few_shot_row import METHODS, Row
 from few_shot_sets import SETS
 from few_shot_table import table_of
@@ -60,10 +62,11 @@ class Benchmark:
 
     def rows(self) -> Iterator[Row]:
         """Set by set, the methods of one setting one after the other."""
-        for name, shots, seed, budget, method in itertools.product(
-            self.sets, self.shots, self.seeds, self.budgets, self.methods
-        ):
-            yield Row(name, shots, seed, method, budget, self.data, self.nnunet)
+        for name, shots, seed in itertools.product(self.sets, self.shots, self.seeds):
+            for method in self.methods:
+                own = preset_seconds(method)
+                for budget in self.budgets if own is None else (own,):
+                    yield Row(name, shots, seed, method, budget, self.data, self.nnunet)
 
     def run(self) -> None:
         """Measure what is missing and print the table."""
@@ -81,8 +84,7 @@ class Benchmark:
             if isinstance(result, str):
                 console.print(f"not run: {result}", markup=False)
                 continue
-            with self.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
+            append(self.out, result)
             finished.append(result)
             console.print(f"Dice {result['dice']:.3f}, {time.monotonic() - start:.0f} s in all")
         console.print(table_of(finished), markup=False)
@@ -105,6 +107,13 @@ def run_row(row: Row) -> dict[str, Any] | str:
     if ended.returncode:
         return (ended.stderr.strip().splitlines() or ["no message"])[-1]
     return json.loads(ended.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line, also below one that was cut off."""
+    cut_off = path.is_file() and not path.read_text("utf-8").endswith("\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if cut_off else "") + json.dumps(row) + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
