@@ -1,34 +1,38 @@
-"""Is the Dice that FM3D expects the Dice that comes? Held-out labelled volumes against the test volumes of five sets.
+"""Is the Dice that FM3D expects the Dice that comes? Presets on five sets: what was measured on the labelled volumes
+alone, against the test volumes of benchmarks/few_shot_sets.py.
 
-    python benchmarks/expected_dice.py --data ../shared/data
+    python benchmarks/expected_dice.py --data ../shared/data --out expected_dice.jsonl
+    python benchmarks/expected_dice.py --out expected_dice.jsonl --table
 
-For each set: train on the first k volumes, hold each of them out in turn (fm3d finetune --cross-validate), and segment
-the test volumes of benchmarks/default_backbones.py, which neither has seen. "inside" is the share of test volumes whose
-Dice lies in the interval, which is meant to be 80 %. The figure to compare with is the Dice on the training volumes
-themselves, which is what one sees without holding anything out.
+Each row (set, k, preset, seed) is one training in stages; its versions, the linear probe and the last one, are both
+measured. Budgets are core-seconds with one thread. Rows that are in --out are passed over. "inside" is the share of
+test volumes whose Dice lies in the interval, which is meant to be 80 %. The figure to compare with is the Dice on the
+training volumes themselves, which is what one sees without holding anything out.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
-from default_backbones import SETS, choose_training
+from few_shot import read_rows
+from few_shot_sets import SETS, Split, split
 from rich.console import Console
 from rich.table import Table
 
-from fm3d_core.adaptation import FinetuneSettings, LabeledCase, finetune
+from fm3d_core.adaptation import Adapter, AdapterStore, FinetuneSettings, LabeledCase
 from fm3d_core.evaluation import dice_per_label, mean_dice
-from fm3d_core.evaluation.cross_validation import cross_validate
 from fm3d_core.inference import Predictor
 from fm3d_core.tasks import SegmentationTask
+from fm3d_core.teaching import teach
 from fm3d_core.torchvision_guard import ensure_torchvision_importable
-from fm3d_core.volumes import find_cases, read_label, read_label_names, read_volume
+from fm3d_core.volumes import Case, read_label, read_volume
 
 
 @dataclass(frozen=True)
@@ -38,80 +42,106 @@ class Benchmark:
     Attributes:
         data: folder of the sets.
         sets: which of them.
-        shots: number of labelled volumes.
-        seconds: training budget; each volume held out takes half of it again.
-        threads: of the processor.
-        out: a JSON file for the figures.
+        shots: numbers of labelled volumes.
+        presets: of training.
+        seeds: of the volumes drawn and of training.
+        out: JSON lines, one a row.
+        table: print the table of what is in --out and run nothing.
     """
 
     data: Path = Path("../shared/data")
     sets: tuple[str, ...] = tuple(SETS)
-    shots: int = 3
-    seconds: float = 60
-    threads: int = 2
-    out: Path | None = None
+    shots: tuple[int, ...] = (1, 3)
+    presets: tuple[str, ...] = ("fast",)
+    seeds: tuple[int, ...] = (0,)
+    out: Path = Path("expected_dice.jsonl")
+    table: bool = False
 
     def run(self) -> None:
-        """Measure and print the table."""
+        """Measure what is missing and print the table."""
         import torch
 
         ensure_torchvision_importable()
-        torch.set_num_threads(self.threads)
-        columns = ("set", "expected", "80 % interval", "true mean", "difference", "inside", "on training volumes")
-        title = f"Mean Dice, k = {self.shots}, {self.seconds:g} s of training"
-        table, rows, console = Table(*columns, title=title), [], Console(width=120)
-        for name in self.sets:
-            row = self._measure(name)
-            rows.append(row)
-            table.add_row(
-                name,
-                f"{row['expected']:.3f}",
-                f"{row['low']:.2f} to {row['high']:.2f}",
-                f"{np.mean(row['test']):.3f}",
-                f"{row['expected'] - np.mean(row['test']):+.3f}",
-                f"{np.mean([row['low'] <= score <= row['high'] for score in row['test']]):.0%}",
-                f"{np.mean(row['training']):.3f}",
-            )
-            console.print(table)
-        if self.out is not None:
-            self.out.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+        torch.set_num_threads(1)
+        rows = read_rows(self.out)
+        done = {(row["set"], row["shots"], row["preset"], row["seed"]) for row in rows}
+        keys = [
+            (name, shots, preset, seed)
+            for preset in self.presets
+            for seed in self.seeds
+            for shots in self.shots
+            for name in self.sets
+        ]
+        for key in () if self.table else keys:
+            if key in done:
+                continue
+            rows.append(self._measure(*key))
+            with self.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            Console(highlight=False).print(*key, [_in_words(version) for version in rows[-1]["versions"]])
+        Console(width=130).print(table_of(rows))
 
-    def _measure(self, name: str) -> dict[str, object]:
-        source = SETS[name]
-        found = find_cases(self.data / source.folder, labelled=True)
-        cases = [LabeledCase(case.name, case.image, case.label) for case in found if case.label is not None]
-        names = {case.name for case in choose_training(found, source, self.shots)}
-        learned = [case for case in cases if case.name in names]
-        task = SegmentationTask(tuple(read_label_names(self.data / source.folder).values()))
-        settings = FinetuneSettings(seconds=self.seconds)
-        predictor = Predictor(finetune(learned, task, settings))
-        expected = cross_validate(learned, task, settings)
-        assert expected is not None
-        return {
-            "set": name,
-            "expected": expected.mean,
-            "low": expected.low,
-            "high": expected.high,
-            "test": scores_of(predictor, cases[-source.test :]),
-            "training": scores_of(predictor, learned),
-        }
+    def _measure(self, name: str, shots: int, preset: str, seed: int) -> dict[str, Any]:
+        volumes = split(self.data, name, shots, seed)
+        cases = [LabeledCase(case.name, case.image, case.label) for case in volumes.training if case.label is not None]
+        settings = FinetuneSettings(preset=preset, seed=seed, clock="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            store = AdapterStore(folder)
+            taught = teach(cases, SegmentationTask(volumes.labels), settings, store)
+            versions = []
+            for version in taught.versions:
+                adapter = store.load(version.version)
+                expected = version.expected_dice
+                versions.append(
+                    {
+                        "stage": version.stage,
+                        "seconds": round(version.seconds, 1),
+                        "active": version.active,
+                        "why": version.why,
+                        "expected": None if expected is None else asdict(expected),
+                        "test": scores_of(adapter, volumes.test, volumes),
+                        "training": scores_of(adapter, volumes.training, volumes),
+                    }
+                )
+        return {"set": name, "shots": shots, "preset": preset, "seed": seed, "versions": versions}
 
 
-def scores_of(predictor: Predictor, cases: Sequence[LabeledCase]) -> list[float]:
+def scores_of(adapter: Adapter, cases: Sequence[Case], volumes: Split) -> list[float]:
     """Mean Dice of each case over the structures it has."""
-    scores = []
+    predictor, scores = Predictor(adapter), []
     for case in cases:
+        assert case.label is not None
         truth = read_label(case.label).array
-        dice = dice_per_label(predictor.segment(read_volume(case.image)), truth, predictor.card.task.labels)
-        present = {name: dice[name] for i, name in enumerate(dice, 1) if (truth == i).any()}
-        scores.append(mean_dice(present))
-    return [score for score in scores if not math.isnan(score)]
+        dice = dice_per_label(predictor.segment(read_volume(case.image)), truth, volumes.labels)
+        scores.append(mean_dice({name: dice[name] for i, name in enumerate(dice, 1) if (truth == i).any()}))
+    return scores
 
 
-def main(benchmark: Benchmark) -> None:
-    """Measure."""
-    benchmark.run()
+def table_of(rows: Sequence[dict[str, Any]]) -> Table:
+    """One line a version."""
+    columns = ("preset", "k", "set", "stage", "expected", "80 % interval", "true mean", "difference", "inside")
+    table = Table(*columns, "on training volumes", title="Mean Dice")
+    for row in sorted(rows, key=lambda row: (row["preset"], row["shots"], row["seed"])):
+        for version in row["versions"]:
+            first = (row["preset"], str(row["shots"]), row["set"], version["stage"])
+            table.add_row(*first, *_figures(version), f"{np.mean(version['training']):.3f}")
+    return table
+
+
+def _figures(version: dict[str, Any]) -> list[str]:
+    expected, test = version["expected"], version["test"]
+    if expected is None:
+        return ["-", "", f"{np.mean(test):.3f}", "", ""]
+    low, high = expected["low"], expected["high"]
+    interval = "" if low is None else f"{low:.2f} to {high:.2f}"
+    inside = "" if low is None else f"{np.mean([low <= score <= high for score in test]):.0%}"
+    difference = expected["mean"] - np.mean(test)
+    return [f"{expected['mean']:.3f}", interval, f"{np.mean(test):.3f}", f"{difference:+.3f}", inside]
+
+
+def _in_words(version: dict[str, Any]) -> str:
+    return " ".join((version["stage"], *_figures(version)))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Benchmark))
+    tyro.cli(Benchmark, description=__doc__).run()

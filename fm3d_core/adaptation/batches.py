@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -16,6 +16,9 @@ from fm3d_core.models.backbone import Size
 from fm3d_core.models.network import DenseNetwork
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 from fm3d_core.volumes import IGNORED
+
+if TYPE_CHECKING:
+    from fm3d_core.adaptation.feature_cache import WindowFeatures
 
 CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
 KNOWN_POSITIONS = 10_000  # of a volume labelled in part, that crops are centred on
@@ -153,7 +156,7 @@ class FeatureSource:
     """Feature maps of a frozen backbone, computed once for fixed windows; a step runs the head alone.
 
     Windows with labels come first; they are cached as half precision until ``FEATURE_BYTES`` are used. Windows in which
-    nothing was annotated are left out.
+    nothing was annotated are left out. ``cache`` keeps features on disk for the next training.
 
     Raises:
         Stopped: ``should_stop`` said so while features were computed.
@@ -169,10 +172,11 @@ class FeatureSource:
         *,
         progress: ProgressCallback,
         should_stop: ShouldStop,
+        cache: WindowFeatures | None = None,
     ) -> None:
         self.head, self.generator, self.device = network.head, generator, device
         self._items: list[Batch] = []
-        windows = [part for case in cases for part in _windows(case, window)]
+        windows = [part for case in cases for part in windows_of(case, window)]
         windows = [part for part in windows if bool((part.label != IGNORED).any())]
         windows.sort(key=lambda part: -int(((part.label > 0) & (part.label != IGNORED)).sum()))
         classes = _number_of_classes(cases)
@@ -181,11 +185,9 @@ class FeatureSource:
             if should_stop():
                 raise Stopped("Training")
             clock.report(done)
-            padded = network.prepare(part.image[None].to(device))
-            with torch.inference_mode(), autocast(device):
-                features = network.features(padded, part.spacing)
-            maps = [tensor.half().clone() for tensor in (*features, padded)]
-            target = torch.zeros((1, 1, *padded.shape[-3:]))
+            compute = window_features if cache is None else cache
+            maps = compute(network, part, device)
+            target = torch.zeros((1, 1, *maps[-1].shape[-3:]))
             _, x, y, z = part.label.shape
             target[0, :, :x, :y, :z] = part.label
             self._items.append(Batch(tuple(maps), target, (part.name,), _annotated([part], classes)))
@@ -208,6 +210,14 @@ class FeatureSource:
         *maps, image = batch.inputs
         x, y, z = image.shape[-3:]
         return list(maps), (x, y, z)
+
+
+def window_features(network: DenseNetwork, part: TrainingCase, device: torch.device) -> list[torch.Tensor]:
+    """The frozen backbone's maps of a window (1, C_i, X/s_i, Y/s_i, Z/s_i) and its padded image, half precision."""
+    padded = network.prepare(part.image[None].to(device))
+    with torch.inference_mode(), autocast(device):
+        features = network.features(padded, part.spacing)
+    return [tensor.half().clone() for tensor in (*features, padded)]
 
 
 def _positions_by_class(label: torch.Tensor) -> list[torch.Tensor]:
@@ -240,16 +250,21 @@ def _annotated(cases: Sequence[TrainingCase], classes: int) -> torch.Tensor | No
     )
 
 
-def _windows(case: TrainingCase, window: Size) -> list[TrainingCase]:
-    """The case cut into windows side by side, the last of each axis moved inwards."""
+def windows_of(case: TrainingCase, window: Size) -> list[TrainingCase]:
+    """The case cut into windows side by side, see :func:`boxes_of`."""
+    cuts = [(slice(None), *box) for box in boxes_of(case.image.shape[-3:], window)]
+    return [replace(case, image=case.image[cut], label=case.label[cut]) for cut in cuts]
+
+
+def boxes_of(size: Sequence[int], window: Size) -> list[tuple[slice, slice, slice]]:
+    """Where windows lie that fill ``size`` side by side, the last of each axis moved inwards."""
     starts = []
-    for size, edge in zip(case.image.shape[-3:], window, strict=True):
-        count = max(-(-size // edge), 1)
-        starts.append(sorted({min(i * edge, max(size - edge, 0)) for i in range(count)}))
-    cuts = [
+    for length, edge in zip(size, window, strict=True):
+        count = max(-(-length // edge), 1)
+        starts.append(sorted({min(i * edge, max(length - edge, 0)) for i in range(count)}))
+    return [
         (slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
         for x in starts[0]
         for y in starts[1]
         for z in starts[2]
     ]
-    return [replace(case, image=case.image[(slice(None), *cut)], label=case.label[(slice(None), *cut)]) for cut in cuts]

@@ -140,7 +140,7 @@ def load_cases(
 
 def _refuse_second(case: LoadedCase, others: Sequence[LoadedCase]) -> None:
     for other in others:
-        if case.image_sha256 != other.image_sha256 or case.annotated != other.annotated:
+        if case.voxels_sha256 != other.voxels_sha256 or case.annotated != other.annotated:
             continue
         if np.array_equal(case.label.array, other.label.array):
             raise CaseError(f"is the same image with the same label as {other.name}", remedy="It is used once")
@@ -152,7 +152,7 @@ def notes_on_labels(cases: Sequence[LoadedCase]) -> list[str]:
     if partial := [case.name for case in cases if not case.annotation.complete]:
         notes.append(f"Labelled in part, what was not annotated counts nowhere: {', '.join(partial)}")
     for index, case in enumerate(cases):
-        if twins := [other.name for other in cases[:index] if other.image_sha256 == case.image_sha256]:
+        if twins := [other.name for other in cases[:index] if other.voxels_sha256 == case.voxels_sha256]:
             notes.append(f"{case.name} is the same image as {twins[0]} with another label; both labels are used")
     if bare := [case.name for case in cases if not (case.label.array == 0).any()]:
         notes.append(f"No background is annotated in {', '.join(bare)}: what it looks like is learned from the others")
@@ -226,10 +226,15 @@ def plan_preprocessing(cases: Sequence[LoadedCase], fed: NetworkInput | None = N
             features mean what they meant, and their window if all cases are CT. Another modality has no window: the
             percentiles of each volume are mapped to the same range.
     """
+    return plan_for_volumes([case.image for case in cases], fed)
+
+
+def plan_for_volumes(volumes: Sequence[Volume], fed: NetworkInput | None = None) -> Preprocessing:
+    """The same for images whose labels are not there yet."""
     if fed is None:
-        return Preprocessing(spacing=_planned_spacing(cases))
-    window = fed.window if all(is_ct(case.image) for case in cases) else None
-    return Preprocessing(spacing=fed.spacing or _planned_spacing(cases), window=window, input_range=fed.range)
+        return Preprocessing(spacing=_planned_spacing(volumes))
+    window = fed.window if all(is_ct(volume) for volume in volumes) else None
+    return Preprocessing(spacing=fed.spacing or _planned_spacing(volumes), window=window, input_range=fed.range)
 
 
 def is_ct(image: Volume) -> bool:
@@ -239,9 +244,9 @@ def is_ct(image: Volume) -> bool:
     return modality_of_values(image.array) == "CT"
 
 
-def _planned_spacing(cases: Sequence[LoadedCase]) -> tuple[float, float, float]:
-    spacing = np.median([case.image.spacing for case in cases], axis=0)
-    extent = np.median([np.array(case.image.array.shape) * case.image.spacing for case in cases], axis=0)
+def _planned_spacing(volumes: Sequence[Volume]) -> tuple[float, float, float]:
+    spacing = np.median([volume.spacing for volume in volumes], axis=0)
+    extent = np.median([np.array(volume.shape) * volume.spacing for volume in volumes], axis=0)
     voxels = float(np.prod(extent / spacing))
     # coarsen the finest axes first: thick slices stay as they are
     while voxels > PLANNED_VOXELS:

@@ -36,7 +36,7 @@ class Voxels:
     Attributes:
         features: (n, C).
         labels: (n,) int64.
-        share: (n,) how many voxels of its image each stands for, up to a constant.
+        share: (n,) how many voxels of its image each stands for.
     """
 
     features: torch.Tensor
@@ -128,8 +128,8 @@ def solve_head(
         clock.report(done)
         drawn.append(_draw(source, generator))
     network.backbone.train(trains)
-    if voxels := _usable(drawn):
-        _set(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
+    if voxels := usable(drawn):
+        set_head(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
     clock.report(BATCHES)
     return clock.elapsed
 
@@ -183,7 +183,7 @@ def linear_part(head: torch.nn.Module) -> torch.nn.Module:
     return head.head if isinstance(head, AdaptedHead) else head
 
 
-def _usable(drawn: Sequence[tuple[Voxels, torch.Tensor]]) -> list[Voxels]:
+def usable(drawn: Sequence[tuple[Voxels, torch.Tensor]]) -> list[Voxels]:
     """Per batch the voxels that are annotated, without doubtful background if there is other."""
     certain = [voxels.chosen(voxels.labels != IGNORED) for voxels, _ in drawn]
     if any(bool(((voxels.labels == 0) & ~doubtful).any()) for voxels, doubtful in drawn):
@@ -198,19 +198,43 @@ def _draw(source: BatchSource, generator: torch.Generator) -> tuple[Voxels, torc
     """
     batch = source.draw()
     maps, size = source.features(batch)
-    target = F.pad(batch.target, _missing(batch.target.shape[-3:], size))[:, 0].long().cpu()  # (B, *size)
+    return voxels_of(maps, size, batch.target, batch.annotated, VOXELS, generator)
+
+
+def voxels_of(
+    maps: Sequence[torch.Tensor],
+    size: tuple[int, int, int],
+    target: torch.Tensor,
+    annotated: torch.Tensor | None,
+    number: int,
+    generator: torch.Generator,
+) -> tuple[Voxels, torch.Tensor]:
+    """Random annotated voxels, and (n,) bool which of them are doubtful background.
+
+    An image without any annotated voxel gives voxels labelled ``IGNORED``.
+
+    Args:
+        maps: of the backbone, each (B, C_i, X/s_i, Y/s_i, Z/s_i).
+        size: of the padded image they are of.
+        target: (B, 1, X, Y, Z) classes, no larger than ``size``.
+        annotated: (B, classes) bool, which classes were annotated; None: all.
+        number: of voxels of each image.
+        generator: of the choice.
+    """
+    target = F.pad(target, _missing(target.shape[-3:], size))[:, 0].long().cpu()  # (B, *size)
     known = [label != IGNORED for label in target]
     known = [each if bool(each.any()) else torch.ones_like(each) for each in known]
     chosen = torch.stack(
-        [draw_voxels(label, VOXELS, generator, where) for label, where in zip(target, known, strict=True)]
+        [draw_voxels(label, number, generator, where) for label, where in zip(target, known, strict=True)]
     )  # (B, n)
     labels = target.flatten(1).gather(1, chosen)
     # voxels were drawn with one over the square root of their class's size
-    share = [torch.bincount(label.flatten()).float().sqrt()[own] for label, own in zip(target, labels, strict=True)]
+    roots = [torch.bincount(label.flatten()).float().sqrt() for label in target]
+    share = [root[own] * root.sum() / number for root, own in zip(roots, labels, strict=True)]
     found = features_at(maps, chosen.to(maps[0].device), size).flatten(0, 1)
     partial = torch.zeros(len(target), dtype=torch.bool)
-    if batch.annotated is not None:
-        partial = ~batch.annotated.all(dim=1).cpu()
+    if annotated is not None:
+        partial = ~annotated.all(dim=1).cpu()
     doubtful = (labels == 0) & partial[:, None]
     voxels = Voxels(found, labels.flatten().to(found.device), torch.cat(share).to(found.device))
     return voxels, doubtful.flatten().to(found.device)
@@ -222,7 +246,8 @@ def _missing(shape: torch.Size, size: tuple[int, int, int]) -> tuple[int, ...]:
     return (0, z, 0, y, 0, x)
 
 
-def _set(head: LinearHead, solution: Solution) -> None:
+def set_head(head: LinearHead, solution: Solution) -> None:
+    """Give a head the weights of a solution."""
     start = 0
     with torch.no_grad():
         for index, classifier in enumerate(head.classifiers):

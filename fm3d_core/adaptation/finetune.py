@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
-from fm3d_core.adaptation.cases import (
-    LabeledCase,
-    check_structures_left,
-    load_cases,
-    notes_on_labels,
-    plan_preprocessing,
-    prepare_cases,
-)
+from fm3d_core.adaptation.cases import LabeledCase
 from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.adaptation.size_prior import measured_sizes
+from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
+from fm3d_core.adaptation.warm_start import go_on_from, knows_all
 from fm3d_core.clocks import Stopwatch
+from fm3d_core.devices import choose_device
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, RANDOM, choose_weights
 from fm3d_core.models.weights.shipped_weights import shipped_for
@@ -37,11 +32,11 @@ if TYPE_CHECKING:
 
     from fm3d_core.adaptation.batches import BatchSource
     from fm3d_core.adaptation.cases import TrainingCase
-    from fm3d_core.models.backbone import Backbone, Size
+    from fm3d_core.adaptation.feature_cache import FeatureCache, WindowFeatures
+    from fm3d_core.models.backbone import Size
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.models.weights.catalogue import NetworkInput
 
-logger = logging.getLogger(__name__)
 StageCallback = Callable[[Adapter], None]
 
 
@@ -78,54 +73,72 @@ def finetune(
         from fm3d_core.adaptation.zero_shot import require_zero_shot
 
         return require_zero_shot(task, settings)
+    choose_device(settings.device)  # says what is wrong with it before any volume is read
+    fed = spec_of(settings, task.channels)[1]
+    data = read_training_set(cases, task, fed, progress=progress, should_stop=should_stop)
+    return train(data, settings, progress=progress, should_stop=should_stop, on_stage=on_stage)
+
+
+def train(
+    data: TrainingSet,
+    settings: FinetuneSettings,
+    *,
+    start: Adapter | None = None,
+    probe: Adapter | None = None,
+    cache: FeatureCache | None = None,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+    on_stage: StageCallback = ignore_stage,
+) -> Adapter:
+    """Learn from cases that were read already; see :func:`finetune`.
+
+    Args:
+        data: the cases.
+        settings: method, backbone, budget, seed.
+        start: an adapter that fits (:func:`fm3d_core.adaptation.warm_start.why_not`), from which training goes on.
+        probe: a linear probe of the same backbone and task, whose head a linear head begins with; None solves for it.
+        cache: where features of the frozen backbone are kept from one training to the next.
+        progress, should_stop, on_stage: as of :func:`finetune`.
+
+    Raises:
+        FM3DError: a mistake in settings or weights.
+        Stopped: ``should_stop`` said so; nothing is kept.
+    """
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.closed_form import can_be_solved, linear_part, solve_head
     from fm3d_core.adaptation.trainer import Budget, optimise
-    from fm3d_core.devices import choose_device
 
-    method = check_method(settings.method, settings.decoder, settings.bottleneck)
+    method, task = check_method(settings.method, settings.decoder, settings.bottleneck), data.task
     device = choose_device(settings.device)
-    built = _build(task, settings, method)
-    network, notes = built.network, list(built.notes)
-    loaded, refused = load_cases(cases, task, progress=progress, should_stop=should_stop)
-    if task.preprocessing is None:
-        task = replace(task, preprocessing=plan_preprocessing(loaded, built.fed))
-        notes += _notes_on_input(task, built.fed)
-    assert task.preprocessing is not None
+    built = build(task, settings, method)
+    network = built.network
+    assert task.preprocessing is not None  # a training set has planned it
     network.input_range = task.preprocessing.input_range
-    notes += notes_on_labels(loaded)
-    prepared = prepare_cases(loaded, task.preprocessing, progress=progress, should_stop=should_stop)
-    check_structures_left(prepared, task)
-    for case in prepared:
-        task.check_channels(len(case.image))
     network.to(device)
-    window = plan_crop(prepared, network.size_multiple)
+    window = start.card.window if start is not None else plan_crop(data.prepared, network.size_multiple)
     watch = Stopwatch(settings.clock)
-    source = batch_source(network, method, prepared, window, settings, device, progress, should_stop)
-    for note in notes:
-        logger.info(note)
-    card = replace(
-        _card(task, settings, built, window),
-        cases=tuple(
-            UsedCase(case.name, case.image_sha256, case.label_sha256, case.annotation.to_dict(), case.voxels_sha256)
-            for case in loaded
-        ),
-        left_out=tuple(refused),
-        notes=tuple(notes),
-        sizes=measured_sizes(loaded, task),
-    )
-    first_head: dict[str, torch.Tensor] = {}
-    if settings.closed_form and can_be_solved(network):
-        solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
+    kept = cache.of(built.sha256, device) if cache is not None else None
+    source = batch_source(network, method, data.prepared, window, settings, device, progress, should_stop, kept)
+    card = card_of_training(data, settings, built, window)
+    known = start is not None and knows_all(start, task)
+    first_head = dict(start.first_head) if start is not None and known else {}
+    if settings.closed_form and can_be_solved(network) and not known:
+        head = linear_part(network.head)
+        if probe is not None:
+            head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in probe.tensors.items()})
+        else:
+            solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
         if "new" not in (settings.decoder, settings.bottleneck):
-            first_head = _to_cpu(linear_part(network.head).state_dict())
+            first_head = _to_cpu(head.state_dict())
         if not method.frozen_backbone and is_plain_probe(network, settings.decoder, settings.bottleneck):
-            on_stage(_linear_head(card, network, watch.elapsed))
+            on_stage(linear_head(card, network, watch.elapsed))
+    if start is not None:
+        go_on_from(start, network, task, settings.head, linear=method.linear_head)
     record = optimise(
         source,
         network.parameters(),
         task.loss(),
-        Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock),
+        Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock, settings.until_plateau),
         learning_rate=settings.learning_rate or method.learning_rate,
         device=device,
         progress=progress,
@@ -134,10 +147,28 @@ def finetune(
     )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
     card = replace(card, training=training, stage="final")
+    if record.plateau:
+        said = f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell"
+        card = replace(card, notes=(*card.notes, said))
     return Adapter(card, _to_cpu(trained_tensors(network)), first_head)
 
 
-def _linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Adapter:
+def card_of_training(data: TrainingSet, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
+    """The card of what comes out, before anything has."""
+    used = tuple(
+        UsedCase(case.name, case.image_sha256, case.label_sha256, case.annotation.to_dict(), case.voxels_sha256)
+        for case in data.loaded
+    )
+    return replace(
+        _card(data.task, settings, built, window),
+        cases=used,
+        left_out=data.left_out,
+        notes=(*built.notes, *data.notes),
+        sizes=measured_sizes(data.loaded, data.task),
+    )
+
+
+def linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Adapter:
     """What the ridge regression found, on the backbone as it was: a linear probe, and it is stored as one."""
     tensors = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
     training = {"steps": 0, "seconds": round(seconds, 2)}
@@ -152,22 +183,13 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
         FM3DError: a mistake in settings or weights.
     """
     method = check_method(settings.method, settings.decoder, settings.bottleneck)
-    built = _build(task, settings, method)
+    built = build(task, settings, method)
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
     card = replace(_card(task, settings, built, (64, 64, 64)), notes=built.notes)
     return Adapter(card, _to_cpu(trained_tensors(built.network)))
 
 
-def plain_backbone(settings: FinetuneSettings, channels: int) -> Backbone:
-    """The backbone that a training with these settings begins from.
-
-    Raises:
-        FM3DError: a mistake in settings or weights.
-    """
-    return create_backbone(_spec_of(settings, channels)[0])
-
-
-def _spec_of(settings: FinetuneSettings, channels: int) -> tuple[BackboneSpec, NetworkInput | None]:
+def spec_of(settings: FinetuneSettings, channels: int) -> tuple[BackboneSpec, NetworkInput | None]:
     """What builds the backbone, and what its weights were fed with in pretraining, if that is known and wanted."""
     preset, weights = _choose_weights(settings, channels)
     weight_card = card_of(weights) if weights else None
@@ -177,26 +199,29 @@ def _spec_of(settings: FinetuneSettings, channels: int) -> tuple[BackboneSpec, N
 
 
 @dataclass(frozen=True)
-class _Built:
+class Built:
     """The network ready to train.
 
     Attributes:
         network: backbone and head, with what the method adds.
         spec: what rebuilds the backbone.
         sha256: the backbone's identity.
-        fed: what its weights were fed with in pretraining, if that is known and wanted.
         notes: what was chosen for the user.
     """
 
     network: DenseNetwork
     spec: BackboneSpec
     sha256: str
-    fed: NetworkInput | None
     notes: tuple[str, ...]
 
 
-def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> _Built:
-    spec, fed = _spec_of(settings, task.channels)
+def build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> Built:
+    """The network that a training with these settings begins from.
+
+    Raises:
+        FM3DError: a mistake in settings or weights.
+    """
+    spec, _ = spec_of(settings, task.channels)
     notes: tuple[str, ...] = ()
     if spec.fold_channels:
         notes = (f"The weights are of one channel: they see the {task.channels} channels of the image one by one",)
@@ -215,7 +240,7 @@ def _build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -
     network.train()
     if method.frozen_backbone:
         network.backbone.eval()
-    return _Built(network, spec, sha256, fed, notes)
+    return Built(network, spec, sha256, notes)
 
 
 def _choose_weights(settings: FinetuneSettings, channels: int) -> tuple[str, str | None]:
@@ -228,23 +253,6 @@ def _choose_weights(settings: FinetuneSettings, channels: int) -> tuple[str, str
     return choose_weights(settings.weights, settings.backbone, channels)
 
 
-def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[str]:
-    """What was taken from the weights' pretraining, and what could not be."""
-    if fed is None or task.preprocessing is None:
-        return []
-    low, high = fed.range
-    notes = []
-    if fed.spacing is not None:
-        x, y, z = fed.spacing
-        notes.append(f"Volumes are resampled to {x:g} x {y:g} x {z:g} mm, as in the pretraining of the weights")
-    if task.preprocessing.window is not None:
-        bottom, top = task.preprocessing.window
-        notes.append(f"{bottom:g} to {top:g} HU become {low:g} to {high:g}, as in the pretraining of the weights")
-    elif fed.window is not None:
-        notes.append(f"The weights know CT, these volumes look otherwise: percentiles become {low:g} to {high:g}")
-    return notes
-
-
 def batch_source(
     network: DenseNetwork,
     method: Method,
@@ -254,8 +262,11 @@ def batch_source(
     device: torch.device,
     progress: ProgressCallback,
     should_stop: ShouldStop,
+    cache: WindowFeatures | None = None,
 ) -> BatchSource:
     """What a method trains on: features computed once if the backbone stays untouched, else augmented crops.
+
+    Features come from ``cache`` where they were computed before.
 
     Raises:
         Stopped: ``should_stop`` said so while features were computed.
@@ -267,11 +278,13 @@ def batch_source(
 
     generator = torch.Generator().manual_seed(settings.seed)
     if method.frozen_backbone and not network.runs_backbone:
-        return FeatureSource(network, cases, window, generator, device, progress=progress, should_stop=should_stop)
+        return FeatureSource(
+            network, cases, window, generator, device, progress=progress, should_stop=should_stop, cache=cache
+        )
     return CropSource(network, cases, window, settings.batch_size, generator, device, Augmentation())
 
 
-def _card(task: SegmentationTask, settings: FinetuneSettings, built: _Built, window: Size) -> AdapterCard:
+def _card(task: SegmentationTask, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
     return AdapterCard(
         task=task,
         method=settings.method,

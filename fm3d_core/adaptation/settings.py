@@ -32,6 +32,7 @@ class FinetuneSettings:
             takes a second or two; else at random.
         seconds: time budget of the training itself, features of a frozen backbone included, without reading and
             resampling the volumes.
+        until_plateau: whether to end sooner where the loss no longer falls; a preset does.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
         batch_size: crops per step.
@@ -64,6 +65,7 @@ class FinetuneSettings:
     clock: ClockName = "wall"
     preset: str | None = None
     continue_from: str = "active"
+    until_plateau: bool = False
 
     def __post_init__(self) -> None:
         from fm3d_core.adaptation.methods import check_method

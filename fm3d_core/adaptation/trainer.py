@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.adaptation.plateau import Plateau
 from fm3d_core.clocks import ClockName, Stopwatch
 from fm3d_core.devices import autocast
 from fm3d_core.errors import CaseError, Stopped
@@ -21,11 +22,15 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps if given, else seconds of ``clock``."""
+    """How long to train: a number of steps if given, else seconds of ``clock``.
+
+    ``until_plateau``: at most so long, less if the loss no longer falls.
+    """
 
     seconds: float
     steps: int | None = None
     clock: ClockName = "wall"
+    until_plateau: bool = False
 
     def fraction(self, step: int, elapsed: float) -> float:
         """Share of the budget that is spent, 0 to 1."""
@@ -35,11 +40,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a run came to: optimiser steps, seconds of the budget's clock, the loss averaged over the last steps."""
+    """What a run came to: optimiser steps, seconds of the budget's clock, the loss averaged over the last steps.
+
+    ``plateau``: whether the budget was cut because the loss no longer fell.
+    """
 
     steps: int
     seconds: float
     loss: float
+    plateau: bool = False
 
 
 def optimise(
@@ -72,8 +81,8 @@ def optimise(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
     clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
-    smoothed, step, last_report = math.nan, 0, -math.inf
-    while (spent := budget.fraction(step, watch.elapsed)) < 1:
+    smoothed, step, last_report, plateau = math.nan, 0, -math.inf, Plateau()
+    while (spent := plateau.shortened(budget.fraction(step, watch.elapsed))) < 1:
         if should_stop():
             raise Stopped("Training")
         rate = learning_rate * _schedule(spent)
@@ -96,12 +105,14 @@ def optimise(
         if after_step is not None:
             after_step(rate)
         step += 1
+        if budget.until_plateau:
+            plateau.note(budget.fraction(step, watch.elapsed), value)
         smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
         if clock.elapsed - last_report > REPORT_SECONDS:
             last_report = clock.elapsed
-            clock.report(step, loss=smoothed, fraction=budget.fraction(step, watch.elapsed))
+            clock.report(step, loss=smoothed, fraction=plateau.shortened(budget.fraction(step, watch.elapsed)))
     clock.report(step, loss=smoothed, fraction=1.0)
-    return TrainingRecord(step, watch.elapsed, smoothed)
+    return TrainingRecord(step, watch.elapsed, smoothed, plateau.reached)
 
 
 def _schedule(spent: float) -> float:

@@ -52,6 +52,7 @@ def _commands() -> Any:
     from fm3d_core.cli.demo import DemoSettings
     from fm3d_core.cli.doctor import Doctor
     from fm3d_core.cli.evaluate import Evaluate
+    from fm3d_core.cli.features import Features
     from fm3d_core.cli.finetune import Finetune
     from fm3d_core.cli.methods import Methods
     from fm3d_core.cli.predict import Predict
@@ -64,6 +65,7 @@ def _commands() -> Any:
         "doctor": Doctor,
         "serve": ServeSettings,
         "finetune": Finetune,
+        "features": Features,
         "predict": Predict,
         "evaluate": Evaluate,
         "compare": Compare,

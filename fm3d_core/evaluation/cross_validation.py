@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
-from fm3d_core.errors import FM3DError
 from fm3d_core.evaluation.dice import dice_per_label
-from fm3d_core.evaluation.truth import read_truth
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import FinetuneSettings, LabeledCase
-    from fm3d_core.inference import Predictor
+    from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase
+    from fm3d_core.adaptation.cases import LoadedCase
+    from fm3d_core.adaptation.feature_cache import FeatureCache
+    from fm3d_core.adaptation.training_set import TrainingSet
     from fm3d_core.tasks import SegmentationTask
 
-logger = logging.getLogger(__name__)
 FOLDS = 5  # more volumes than this are held out in groups
 SHARE = 0.5  # of the whole run's seconds, for each fold: with a third, hippocampus came out 0.06 too low
 SHORTEST = 5.0  # seconds of training of a fold: below this a fold says nothing of the whole run
+Scores = dict[str, dict[str, float]]  # case -> structure -> Dice
 
 
 def cross_validate(
@@ -36,17 +35,42 @@ def cross_validate(
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
 ) -> ExpectedDice | None:
+    """Read the cases and measure, see :func:`cross_validate_set`.
+
+    Raises:
+        FM3DError: no case can be used, or a structure is in none of them.
+        Stopped: ``should_stop`` said so.
+    """
+    from fm3d_core.adaptation.finetune import spec_of
+    from fm3d_core.adaptation.training_set import read_training_set
+
+    fed = spec_of(settings, task.channels)[1]
+    data = read_training_set(cases, task, fed, progress=progress, should_stop=should_stop)
+    return cross_validate_set(data, settings, progress=progress, should_stop=should_stop)
+
+
+def cross_validate_set(
+    data: TrainingSet,
+    settings: FinetuneSettings,
+    *,
+    seconds: float | None = None,
+    cache: FeatureCache | None = None,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+) -> ExpectedDice | None:
     """Train as often as there are volumes, at most five times, each time without some, and measure Dice on those.
 
     Each training has half of the whole run's seconds (at least 5). With fewer volumes and less time it is a little
     worse than the whole run will be: the figure errs on the careful side. Of a single volume, two halves made of slabs
     are held out in turn; that says how well the rest of the same volume is found, and nothing of other patients, so
-    there is no interval.
+    there is no interval. The same image given twice, with other labels, is held out together: none is learned from its
+    twin.
 
     Args:
-        cases: all labelled volumes; a bad one is left out.
-        task: what is learned.
+        data: all labelled volumes.
         settings: of the training that is judged; with ``steps``, each fold takes as many.
+        seconds: of all trainings together, instead of half of the whole run's for each.
+        cache: of features, for methods on a frozen backbone.
         progress: receives the stages of each training, with the fold in front.
         should_stop: asked at every step.
 
@@ -54,105 +78,93 @@ def cross_validate(
         None if no fold could be measured, for example because each structure is in one volume only.
 
     Raises:
-        FM3DError: the only volume cannot be used.
         Stopped: ``should_stop`` said so.
     """
-    short = replace(settings, seconds=max(settings.seconds * SHARE, SHORTEST))
-    if len(cases) == 1:
-        return _within(cases[0], task, short, progress=progress, should_stop=should_stop)
-    count = min(len(cases), FOLDS)
-    held_out = [list(range(fold, len(cases), count)) for fold in range(count)]
-    present = [_structures_of(case, task) for case in cases]
-    measured: dict[str, dict[str, float]] = {}
-    for fold, indices in enumerate(held_out):
-        learned = [index for index in range(len(cases)) if index not in indices]
-        labels = tuple(name for name in task.labels if any(name in present[index] for index in learned))
-        # a structure that only the held-out volumes have cannot be learned in this fold, so it is not measured either
-        if not labels:
+    from fm3d_core.adaptation.finetune import train
+
+    groups = groups_of(data)
+    count = min(len(groups), FOLDS) if len(groups) > 1 else 2
+    share = seconds / count if seconds is not None else settings.seconds * SHARE
+    short = replace(settings, seconds=max(share, SHORTEST))
+
+    def learn(part: TrainingSet, fold: int, part_count: int) -> Adapter:
+        watched = _in_fold(progress, fold, part_count)
+        return train(part, short, cache=cache, progress=watched, should_stop=should_stop)
+
+    if len(groups) == 1:
+        return _within(data, learn)
+    measured: Scores = {}
+    for fold in range(count):
+        held_out = [index for group in groups[fold::count] for index in group]
+        learned = [index for index in range(len(data.loaded)) if index not in held_out]
+        if (part := data.only(learned)) is None:
             continue
-        part = [cases[index] for index in learned], replace(task, labels=labels), short
-        watched = _in_fold(progress, fold + 1, count)
-        predictor = _train(*part, progress=watched, should_stop=should_stop)
-        for index in indices:
-            if present[index] & set(labels):
-                measured |= _score(predictor, cases[index], task)
-    volumes = "volume" if len(cases) == count else "group of volumes"
+        adapter = learn(part, fold + 1, count)
+        for index in held_out:
+            measured |= score(adapter, data.loaded[index], data.task, settings.device)
+    volumes = "volume" if len(groups) == count else "group of volumes"
     return expected_dice(measured, f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s")
 
 
-def _within(
-    case: LabeledCase,
-    task: SegmentationTask,
-    settings: FinetuneSettings,
-    *,
-    progress: ProgressCallback,
-    should_stop: ShouldStop,
-) -> ExpectedDice | None:
-    """Dice in the slabs of one volume that were held out."""
-    from fm3d_core.evaluation.slab_folds import slab_folds
-    from fm3d_core.volumes import read_volume
-
-    scores: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="fm3d-") as folder:
-        folds = slab_folds(case, task, Path(folder))
-        for number, fold in enumerate(folds, start=1):
-            labels = tuple(name for name in task.labels if name in fold.structures)
-            if not labels:
-                continue
-            watched = _in_fold(progress, number, len(folds))
-            part = [fold.learned], replace(task, labels=labels), settings
-            predictor = _train(*part, progress=watched, should_stop=should_stop)
-            # the fold's labels are numbered anew; the truth is in the task's order
-            order = np.array([0, *(task.values[name] for name in labels)], np.uint8)
-            found = fold.held_out.comparable(order[predictor.segment(read_volume(case.image))])
-            for name, dice in dice_per_label(found, fold.held_out.labels, task.labels).items():
-                if name in labels:
-                    scores.setdefault(name, []).append(dice)
-    means = {name: float(np.nanmean(values)) for name, values in scores.items() if not np.isnan(values).all()}
-    return expected_dice({case.name: means}, "slabs of the one volume held out; other patients may differ")
+def groups_of(data: TrainingSet) -> list[list[int]]:
+    """Indices of the cases, those of the same image together."""
+    groups: dict[str, list[int]] = {}
+    for index, case in enumerate(data.loaded):
+        groups.setdefault(case.voxels_sha256, []).append(index)
+    return list(groups.values())
 
 
-def _train(
-    cases: list[LabeledCase],
-    task: SegmentationTask,
-    settings: FinetuneSettings,
-    *,
-    progress: ProgressCallback,
-    should_stop: ShouldStop,
-) -> Predictor:
-    from fm3d_core.adaptation import finetune
+def score(adapter: Adapter, case: LoadedCase, task: SegmentationTask, device: str) -> Scores:
+    """Case -> structure -> Dice on the image's own grid, of the structures that the adapter knows and the case has.
+
+    Args:
+        adapter: may know fewer structures than the task; its Dice is of those.
+        case: its label is in the order of ``task``; where nothing was annotated, nothing counts.
+        task: of the case.
+        device: that segments.
+    """
     from fm3d_core.inference import Predictor
 
-    adapter = finetune(cases, task, settings, progress=progress, should_stop=should_stop)
-    return Predictor(adapter, settings.device)
+    known = adapter.card.task.labels
+    order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
+    return score_segmentation(order[Predictor(adapter, device).segment(case.image)], case, task, known)
 
 
-def _structures_of(case: LabeledCase, task: SegmentationTask) -> set[str]:
-    """Structures drawn in a case; none in one that cannot be used."""
-    from fm3d_core.volumes import read_label
+def score_segmentation(
+    found: npt.NDArray[np.uint8], case: LoadedCase, task: SegmentationTask, known: Sequence[str]
+) -> Scores:
+    """The Dice of a segmentation in the order of ``task``; see :func:`score`."""
+    from fm3d_core.evaluation.truth import Truth
 
-    values = case.values if case.values is not None else task.values
-    try:
-        found = set(np.unique(read_label(case.label).array).tolist())
-    except FM3DError as error:
-        logger.warning("Case %s is left out: %s", case.name, error)
-        return set()
-    return {name for name in task.labels if values.get(name) in found}
+    label = case.label.array
+    annotated = np.array([case.annotated is None or value in case.annotated for value in range(task.classes)])
+    truth = Truth(np.where(label == IGNORED, 0, label).astype(np.uint8), label != IGNORED, annotated)
+    scores = dice_per_label(truth.comparable(found), truth.labels, task.labels)
+    drawn = {name for name, value in task.values.items() if (truth.labels == value).any()}
+    kept = {name: dice for name, dice in scores.items() if name in known and name in drawn}
+    return {case.name: kept} if kept else {}
 
 
-def _score(predictor: Predictor, case: LabeledCase, task: SegmentationTask) -> dict[str, dict[str, float]]:
-    """Case -> structure that was learned -> Dice on the image's own grid, where it was annotated; or nothing."""
-    from fm3d_core.volumes import read_volume
+def _within(data: TrainingSet, learn: Callable[[TrainingSet, int, int], Adapter]) -> ExpectedDice | None:
+    """Dice in the slabs that were held out of the only image, or of its first label if it has several."""
+    from fm3d_core.adaptation.cases import prepare_cases
+    from fm3d_core.evaluation.slab_folds import slab_folds
 
-    labels = predictor.card.task.labels
-    values = dict(case.values if case.values is not None else task.values)
-    try:
-        volume = read_volume(case.image)
-        truth = read_truth(case.label, volume, values, labels, case.annotation)
-    except FM3DError as error:
-        logger.warning("Case %s is left out: %s", case.name, error)
-        return {}
-    return {case.name: dice_per_label(truth.comparable(predictor.segment(volume)), truth.labels, labels)}
+    scores: dict[str, list[float]] = {}
+    case = data.loaded[0]
+    folds = slab_folds(case)
+    for number, fold in enumerate(folds, start=1):
+        assert data.task.preprocessing is not None
+        prepared = prepare_cases([fold.learned], data.task.preprocessing)
+        part = replace(data, loaded=(fold.learned,), prepared=tuple(prepared)).only([0])
+        if part is None:
+            continue
+        adapter = learn(part, number, len(folds))
+        for found in score(adapter, fold.held_out, data.task, adapter.card.settings["device"]).values():
+            for name, dice in found.items():
+                scores.setdefault(name, []).append(dice)
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    return expected_dice({case.name: means}, "slabs of the one volume held out; other patients may differ")
 
 
 def _in_fold(progress: ProgressCallback, fold: int, count: int) -> ProgressCallback:

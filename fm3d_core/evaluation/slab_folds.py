@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fm3d_core.evaluation.truth import Truth
-from fm3d_core.volumes import IGNORED, check_label, map_label, read_label, read_volume, write_nifti
+from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import LabeledCase
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.adaptation.cases import LoadedCase
 
 SLABS = 4  # over the extent of what is drawn, held out alternately: each structure is then likely in both parts
 
@@ -25,54 +22,31 @@ class SlabFold:
 
     Attributes:
         learned: the case with the held-out slabs as not annotated.
-        held_out: the truth of the held-out slabs alone.
-        structures: drawn in the learned part.
+        held_out: the case with all other slabs as not annotated.
     """
 
-    learned: LabeledCase
-    held_out: Truth
-    structures: frozenset[str]
+    learned: LoadedCase
+    held_out: LoadedCase
 
 
-def slab_folds(case: LabeledCase, task: SegmentationTask, folder: Path) -> list[SlabFold]:
+def slab_folds(case: LoadedCase) -> list[SlabFold]:
     """Cut a case into slabs across its longest drawn axis, and hold out every second one, then the others.
 
     Args:
         case: the only one.
-        task: its structures.
-        folder: for two label files; may be deleted when they were learned from.
-
-    Raises:
-        FM3DError: the case cannot be used.
     """
-    values = dict(case.values if case.values is not None else task.values)
-    image = read_volume(case.image)
-    label = read_label(case.label, names=case.annotation.names_of(values))
-    check_label(label, image, allow_empty=True)
-    mapped, annotation = map_label(label, values, task.labels, case.annotation)
-    looked_for = annotation.structures
-    annotated = np.array([True, *(looked_for is None or name in looked_for for name in task.labels)])
-    odd = _odd_slabs(mapped.array, image.spacing)
-    folds = []
-    for number, held_out in enumerate((odd, ~odd)):
-        part = np.where(held_out, IGNORED, mapped.array).astype(np.uint8)
-        path = write_nifti(folder / f"part_{number}.nii.gz", part, mapped.affine)
-        # the slices that were not annotated are in the file as such, and need no finding again
-        learned = replace(
-            case,
-            name=f"{case.name}, part {number + 1}",
-            label=path,
-            values=task.values,
-            annotation=replace(annotation, unlabelled_value=IGNORED, slices="all"),
-        )
-        known = held_out & (mapped.array != IGNORED)
-        truth = Truth(np.where(known, mapped.array, 0).astype(np.uint8), known, annotated)
-        drawn = frozenset(name for name, value in task.values.items() if (part == value).any())
-        folds.append(SlabFold(learned, truth, drawn))
-    return folds
+    odd = odd_slabs(case.label.array, case.image.spacing)
+
+    def without(slabs: npt.NDArray[np.bool_]) -> LoadedCase:
+        part = np.where(slabs, IGNORED, case.label.array).astype(np.uint8)
+        # what was not annotated is in the part as such; it is partial now, whatever it was
+        annotation = replace(case.annotation, unlabelled_value=IGNORED)
+        return replace(case, label=replace(case.label, array=part), annotation=annotation)
+
+    return [SlabFold(without(slabs), without(~slabs)) for slabs in (odd, ~odd)]
 
 
-def _odd_slabs(label: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> npt.NDArray[np.bool_]:
+def odd_slabs(label: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> npt.NDArray[np.bool_]:
     """(X, Y, Z) bool, every second slab across the axis along which what is drawn is longest in mm."""
     positions = np.argwhere((label > 0) & (label != IGNORED))
     if not len(positions):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fm3d_core.adaptation.methods import PartChoice, Scratch, check_method
 from fm3d_core.adaptation.settings import FinetuneSettings
 
 
@@ -18,7 +19,7 @@ class Stage:
     Attributes:
         name: in the version's card: "linear_probe", "spatial_adapter", "decoder", "final".
         method: finetuning method.
-        head: as in FinetuneSettings.
+        head, decoder, bottleneck: as in FinetuneSettings.
         seconds: of training; 0 where a head is solved for and nothing trains.
         check: seconds afterwards to measure what Dice to expect, all trainings together; 0: not measured so.
         steps: instead of seconds.
@@ -27,9 +28,30 @@ class Stage:
     name: str
     method: str
     head: str = "auto"
+    decoder: PartChoice = "auto"
+    bottleneck: PartChoice = "auto"
     seconds: float = 0.0
     check: float = 0.0
     steps: int | None = None
+
+    @property
+    def solved(self) -> bool:
+        """Whether it is a head that is solved for, without any step of training."""
+        return self.method == "linear_probe" and not self.seconds and self.steps is None
+
+    def settings(self, whole: FinetuneSettings, preset: str | None) -> FinetuneSettings:
+        """The settings of this stage, where ``whole`` are those of all; a preset's training ends at a plateau."""
+        return replace(
+            whole,
+            method=self.method,
+            head=self.head,
+            decoder=self.decoder,
+            bottleneck=self.bottleneck,
+            seconds=self.seconds or whole.seconds,
+            steps=self.steps,
+            preset=preset,
+            until_plateau=whole.until_plateau or preset is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,8 +95,19 @@ def make_plan(settings: FinetuneSettings, situation: Situation) -> Plan:
     Without a preset: a linear probe where the head is linear, then the method of ``settings`` with its time.
     """
     if settings.preset is None:
-        final = Stage("final", settings.method, settings.head, settings.seconds, steps=settings.steps)
-        return Plan((final,), None, ())
+        final = Stage(
+            "final",
+            settings.method,
+            settings.head,
+            settings.decoder,
+            settings.bottleneck,
+            settings.seconds,
+            steps=settings.steps,
+        )
+        linear = settings.head == "linear" or (settings.head == "auto" and situation.kind == "pyramid")
+        first = linear and settings.closed_form and not check_method(settings.method).frozen_backbone
+        first = first and settings.method != Scratch.name  # its backbone knows nothing
+        return Plan((Stage("linear_probe", "linear_probe"), final) if first else (final,), None, ())
     name, notes = settings.preset, []
     if name == "auto":
         name, because = _choose(situation)
@@ -88,7 +121,8 @@ def make_plan(settings: FinetuneSettings, situation: Situation) -> Plan:
 
 def _in_words(stage: Stage) -> str:
     head = "" if stage.head == "auto" else f" with a {stage.head} head"
-    return f"{stage.method}{head}" + (f" for {stage.seconds:g} s" if stage.seconds else ", solved for")
+    decoder = "" if stage.decoder == "auto" else f", its decoder {stage.decoder}"
+    return f"{stage.method}{head}{decoder}" + (f" for {stage.seconds:g} s" if stage.seconds else ", solved for")
 
 
 def _choose(situation: Situation) -> tuple[str, str]:

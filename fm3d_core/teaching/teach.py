@@ -2,80 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fm3d_core.adaptation.finetune import finetune
+from fm3d_core.adaptation.expected_dice import expected_dice
+from fm3d_core.adaptation.feature_cache import FeatureCache
+from fm3d_core.adaptation.finetune import spec_of, train
+from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
+from fm3d_core.adaptation.warm_start import knows_all
+from fm3d_core.adaptation.zero_shot import STAGE as ZERO_SHOT
+from fm3d_core.adaptation.zero_shot import require_zero_shot, zero_shot_adapter
 from fm3d_core.errors import Stopped
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.teaching.continuing import Start, choose_start
+from fm3d_core.teaching.direct import measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
+from fm3d_core.teaching.probe import ProbeStage
+from fm3d_core.teaching.taught import Taught, TaughtVersion, VersionCallback, ignore_version
 from fm3d_core.teaching.verdict import verdict
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import Adapter, AdapterCard, AdapterStore, LabeledCase, StoredAdapter
-    from fm3d_core.adaptation.expected_dice import ExpectedDice
+    from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase, StoredAdapter
     from fm3d_core.tasks import SegmentationTask
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TaughtVersion:
-    """A version that a training gave.
-
-    Attributes:
-        stored: the version in the store, with its card.
-        seconds: since the training was begun.
-        why: it is, or is not, the active one; in words.
-    """
-
-    stored: StoredAdapter
-    seconds: float
-    why: str
-
-    @property
-    def version(self) -> int:
-        """Its number."""
-        return self.stored.version
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage that gave it."""
-        return self.stored.card.stage
-
-    @property
-    def active(self) -> bool:
-        """Whether it is the active one now."""
-        return self.stored.active
-
-    @property
-    def expected_dice(self) -> ExpectedDice | None:
-        """What Dice to expect, if that was measured."""
-        return self.stored.card.expected_dice
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a training came to.
-
-    Attributes:
-        versions: all it gave, in order.
-        cancelled: whether ``should_stop`` ended it; what landed before is kept.
-    """
-
-    versions: tuple[TaughtVersion, ...]
-    cancelled: bool = False
-
-
-VersionCallback = Callable[[TaughtVersion], None]
-
-
-def ignore_version(version: TaughtVersion) -> None:
-    """The callback of a caller who waits for the end."""
 
 
 def teach(
@@ -88,12 +40,13 @@ def teach(
     should_stop: ShouldStop = never_stop,
     on_version: VersionCallback = ignore_version,
     measure: bool = False,
+    cache: FeatureCache | None = None,
 ) -> Taught:
     """Learn ``task`` from ``cases`` in stages; every stage becomes a version of ``store``.
 
     Args:
         cases: images with labels; unusable ones are left out and named in the cards.
-        task: its preprocessing, if None, is planned from the cases.
+        task: its preprocessing, if None, is that of the adapter that training goes on from, or planned from the cases.
         settings: with a preset, the stages and their time come from ``presets.yaml``; else a linear probe where the
             head is linear, and the method with its own time.
         store: where the versions go.
@@ -101,14 +54,15 @@ def teach(
         should_stop: asked at every step. Once a version has landed, a stop is no error: it is kept.
         on_version: receives each version as it lands, and again (same number) when it was measured afterwards.
         measure: whether to measure the last version on held-out volumes without a preset too.
+        cache: where features of the frozen backbone are kept; None: in FM3D's folder.
 
     Raises:
         FM3DError: a mistake in cases, settings or weights.
         Stopped: ``should_stop`` said so before any version had landed.
     """
-    lesson = _Lesson(cases, task, settings, store, progress, should_stop, on_version, measure)
+    lesson = _Lesson(settings, store, cache or FeatureCache(), progress, should_stop, on_version, measure)
     try:
-        lesson.run()
+        lesson.run(cases, task)
     except Stopped:
         if not lesson.versions:
             raise
@@ -121,32 +75,42 @@ class _Lesson:
 
     def __init__(
         self,
-        cases: Sequence[LabeledCase],
-        task: SegmentationTask,
         settings: FinetuneSettings,
         store: AdapterStore,
+        cache: FeatureCache,
         progress: ProgressCallback,
         should_stop: ShouldStop,
         on_version: VersionCallback,
         measure: bool,
     ) -> None:
-        self.cases, self.task, self.settings, self.store = cases, task, settings, store
+        self.settings, self.store, self.cache = settings, store, cache
         self.should_stop, self.on_version, self._show = should_stop, on_version, progress
         self.measure = measure
         self.versions: dict[int, TaughtVersion] = {}
-        self._start = time.monotonic()
+        self.notes: tuple[str, ...] = ()
+        self._begun = time.monotonic()
         self._dice: float | None = None
 
-    def run(self) -> None:
+    def run(self, cases: Sequence[LabeledCase], task: SegmentationTask) -> None:
         """All stages of the plan."""
-        plan = make_plan(self.settings, self._situation())
-        for note in plan.notes:
-            logger.info(note)
-        first, *others = plan.stages
-        # the head that is solved for on the way to a trained pyramid is the first stage already
-        stages = others if others and first.name == "linear_probe" and others[0].method == "full" else plan.stages
+        if self.settings.method == NoTraining.name and self.settings.preset is None:
+            self._keep(require_zero_shot(task, self.settings), ZERO_SHOT)
+            return
+        situation, sha256 = self._situation(len(cases), task)
+        plan = make_plan(self.settings, situation)
+        final = plan.stages[-1].settings(self.settings, plan.preset)
+        start = choose_start(final, self.store, task, sha256)
+        fed = spec_of(self.settings, task.channels)[1]
+        data = read_training_set(cases, start.task, fed, progress=self.progress, should_stop=self.should_stop)
+        stages = list(plan.stages)
+        self.notes = (*plan.notes, *start.notes)
+        if start.adapter is None and (untrained := zero_shot_adapter(task, self.settings)) is not None:
+            self._keep(with_estimate(untrained, data, self.settings.device, self.should_stop), ZERO_SHOT)
+        if start.adapter is not None and knows_all(start.adapter, task) and len(stages) > 1:
+            stages = stages[-1:]
+            self.notes += ("Earlier stages are left out: the version to go on from knows all structures",)
         for stage in stages:
-            self._train(stage, plan)
+            self._run(stage, plan, data, start)
 
     def progress(self, event: Progress) -> None:
         """Pass an event on, with the Dice that is expected so far."""
@@ -154,67 +118,85 @@ class _Lesson:
             event = replace(event, metrics={**event.metrics, "dice": self._dice})
         self._show(event)
 
-    def _train(self, stage: Stage, plan: Plan) -> None:
-        settings = replace(
-            self.settings,
-            method=stage.method,
-            head=stage.head,
-            seconds=max(stage.seconds, 1.0),
-            steps=1 if not stage.seconds and stage.steps is None else stage.steps,
-            preset=plan.preset,
-        )
-
-        def keep(adapter: Adapter, name: str) -> TaughtVersion:
-            return self._keep(replace(adapter, card=_with_notes(adapter, name, plan)))
-
-        adapter = finetune(
-            self.cases,
-            self.task,
+    def _run(self, stage: Stage, plan: Plan, data: TrainingSet, start: Start) -> None:
+        settings = stage.settings(self.settings, plan.preset)
+        if stage.solved:
+            probe = ProbeStage(data, settings, self.cache, progress=self.progress, should_stop=self.should_stop)
+            self._keep(probe.run(), stage.name)
+            return
+        adapter = train(
+            data,
             settings,
+            start=start.adapter if stage is plan.stages[-1] else None,
+            cache=self.cache,
             progress=self.progress,
             should_stop=self.should_stop,
-            on_stage=lambda early: _ignore(keep(early, "linear_probe")),
         )
-        kept = keep(adapter, stage.name)
-        if stage.name == "final" and (stage.check or self.measure):
-            self._check(kept, settings)
+        earlier = self.store.active()
+        kept = self._keep(adapter, stage.name)
+        if stage.check or (self.measure and stage.name == "final"):
+            self._check(kept, earlier, data, settings, stage.check or None)
 
-    def _keep(self, adapter: Adapter) -> TaughtVersion:
+    def _keep(self, adapter: Adapter, stage: str) -> TaughtVersion:
         """Store a version and make it active if it is better."""
+        card = replace(adapter.card, stage=stage, notes=(*self.notes, *adapter.card.notes))
         active = self.store.active()
-        judged = verdict(adapter.card, active.card if active else None)
-        stored = self.store.save(adapter, activate=judged.activate)
-        return self._tell(TaughtVersion(stored, time.monotonic() - self._start, judged.why))
+        judged = verdict(card, active.card if active else None)
+        stored = self.store.save(replace(adapter, card=card), activate=judged.activate)
+        return self._tell(TaughtVersion(stored, time.monotonic() - self._begun, judged.why))
 
-    def _check(self, kept: TaughtVersion, settings: FinetuneSettings) -> None:
-        """Measure a version that has landed, and judge again."""
-        from fm3d_core.evaluation.cross_validation import cross_validate
+    def _check(
+        self,
+        kept: TaughtVersion,
+        earlier: StoredAdapter | None,
+        data: TrainingSet,
+        settings: FinetuneSettings,
+        seconds: float | None,
+    ) -> None:
+        """Measure a version that has landed, and judge again; if it is worse, the earlier one comes back."""
+        from fm3d_core.evaluation.cross_validation import cross_validate_set
 
-        expected = cross_validate(self.cases, self.task, settings, progress=self.progress, should_stop=self.should_stop)
+        expected = cross_validate_set(
+            data, settings, seconds=seconds, cache=self.cache, progress=self.progress, should_stop=self.should_stop
+        )
         if expected is None:
             return
-        self._dice = expected.mean
         stored = self.store.record_estimate(kept.version, expected)
-        self._tell(replace(kept, stored=stored, seconds=time.monotonic() - self._start))
+        if earlier is None:
+            self._tell(replace(kept, stored=stored))
+            return
+        unseen = self._on_unseen(earlier, data)
+        judged = verdict(stored.card, earlier.card, unseen=unseen, name="earlier")
+        if not judged.activate and stored.active:
+            self.store.activate(earlier.version)
+            stored = replace(stored, active=False)
+            judged = replace(judged, why=f"{judged.why}; version {earlier.version} is active again")
+        self._tell(replace(kept, stored=stored, why=judged.why))
+
+    def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
+        """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""
+        learned = {case.voxels_sha256 for case in earlier.card.cases}
+        new = [case for case in data.loaded if case.voxels_sha256 not in learned]
+        if not new or set(earlier.card.task.labels) != set(data.task.labels) or "" in learned:
+            return {}
+        adapter = self.store.load(earlier.version)
+        found = expected_dice(measured_on(adapter, new, data.task, self.settings.device, self.should_stop), "")
+        return found.cases if found is not None else {}
 
     def _tell(self, version: TaughtVersion) -> TaughtVersion:
         self.versions[version.version] = version
+        if version.expected_dice is not None:
+            self._dice = version.expected_dice.mean
         self.on_version(version)
         return version
 
-    def _situation(self) -> Situation:
-        from fm3d_core.adaptation.finetune import plain_backbone
+    def _situation(self, shots: int, task: SegmentationTask) -> tuple[Situation, str]:
+        """What the plan depends on, and the backbone's identity."""
         from fm3d_core.devices import choose_device
+        from fm3d_core.models.zoo import backbone_sha256, create_backbone
 
         gpu = choose_device(self.settings.device).type != "cpu"
-        backbone = plain_backbone(self.settings, self.task.channels)
+        backbone = create_backbone(spec_of(self.settings, task.channels)[0])
         parameters = sum(each.numel() for each in backbone.parameters())  # type: ignore[attr-defined]
-        return Situation(len(self.cases), len(self.task.labels), backbone.kind, parameters, gpu)
-
-
-def _with_notes(adapter: Adapter, stage: str, plan: Plan) -> AdapterCard:
-    return replace(adapter.card, stage=stage, notes=(*plan.notes, *adapter.card.notes))
-
-
-def _ignore(version: TaughtVersion) -> None:
-    """A stage's callback returns nothing."""
+        situation = Situation(shots, len(task.labels), backbone.kind, parameters, gpu)
+        return situation, backbone_sha256(backbone)

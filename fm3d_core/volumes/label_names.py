@@ -88,13 +88,28 @@ def _named_values(folder: Path) -> dict[int, str] | None:
         if not file.is_file():
             continue
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
             pairs = dict(content if key is None else content[key]).items()
             named = [(one, two) if str(one).isdigit() else (two, one) for one, two in pairs]
             return _without_doubles([(int(value), str(name).strip()) for value, name in named], file)
+        except _KeyTwice as error:
+            raise SettingsError(
+                f"has {error} twice", path=file, remedy="Give each structure its own name and value"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError("names no labels", path=file, remedy='Write {"1": "name", ...}') from error
     return None
+
+
+class _KeyTwice(ValueError):
+    """A key that stands twice in one JSON object, of which Python would silently keep the last."""
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise _KeyTwice(twice[0])
+    return dict(pairs)
 
 
 def _without_doubles(named: Sequence[tuple[int, str]], file: Path) -> dict[int, str]:

@@ -13,7 +13,7 @@ import torch
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.adapter import trained_tensors
 from fm3d_core.adaptation.cases import TrainingCase, load_cases, plan_preprocessing
-from fm3d_core.adaptation.finetune import _build, _card, _to_cpu, batch_source
+from fm3d_core.adaptation.finetune import _card, _to_cpu, batch_source, build
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.trainer import Budget, optimise
 from fm3d_core.errors import SettingsError
@@ -44,7 +44,7 @@ def test_an_image_of_several_channels_goes_through_weights_of_one(method: str, h
         method=method, backbone="vit_tiny", weights=_weights(tmp_path), head=head, steps=2, batch_size=1, device="cpu"
     )
     task = SegmentationTask(("a",), Preprocessing(), channels=2)
-    built = _build(task, settings, check_method(method))
+    built = build(task, settings, check_method(method))
     assert built.spec.fold_channels and "one channel" in built.notes[0]
     image = torch.rand(2, 32, 32, 16) * 2 - 1
     case = TrainingCase("case", image, (image[1:] > 0.5).to(torch.uint8), (1.0, 1.0, 1.0))
@@ -75,12 +75,12 @@ def test_an_image_of_several_channels_goes_through_weights_of_one(method: str, h
 
 def test_channels_are_folded_only_where_the_weights_are_of_one(tmp_path: Path) -> None:
     task, method = SegmentationTask(("a",), channels=2), check_method("full")
-    random = _build(task, FinetuneSettings(backbone="vit_tiny"), method)
+    random = build(task, FinetuneSettings(backbone="vit_tiny"), method)
     assert not random.spec.fold_channels and random.network.backbone.input_channels == 2
     two = FinetuneSettings(backbone="vit_tiny", weights=_weights(tmp_path, channels=2))
-    assert not _build(task, two, method).spec.fold_channels
+    assert not build(task, two, method).spec.fold_channels
     one = FinetuneSettings(backbone="residual_unet_small", weights=_weights(tmp_path, "residual_unet_small"))
-    built = _build(task, one, method)
+    built = build(task, one, method)
     assert isinstance(built.network.backbone, FoldedChannels)
     assert built.network(torch.randn(1, 2, 16, 16, 16)).shape == (1, 2, 16, 16, 16)
 

@@ -13,7 +13,7 @@ import torch
 from fm3d_core.adaptation import AdapterCard, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.batches import Batch, CropSource, FeatureSource
 from fm3d_core.adaptation.cases import TrainingCase, load_cases
-from fm3d_core.adaptation.closed_form import Voxels, _usable
+from fm3d_core.adaptation.closed_form import Voxels, usable
 from fm3d_core.errors import CaseError, FM3DError, LabelError
 from fm3d_core.evaluation import dice_per_label, mean_dice
 from fm3d_core.inference import Predictor
@@ -239,9 +239,9 @@ def test_doubtful_background_is_solved_with_only_if_there_is_no_other() -> None:
     partial = (voxels([0, 1, 0]), torch.tensor([True, False, True]))
     complete = (voxels([0, 2, 2]), torch.tensor([False] * 3))
     unknown = (voxels([IGNORED] * 3), torch.tensor([False] * 3))
-    assert [each.labels.tolist() for each in _usable([partial, complete, unknown])] == [[1], [0, 2, 2]]
-    assert [each.labels.tolist() for each in _usable([partial, unknown])] == [[0, 1, 0]]
-    assert _usable([unknown]) == []
+    assert [each.labels.tolist() for each in usable([partial, complete, unknown])] == [[1], [0, 2, 2]]
+    assert [each.labels.tolist() for each in usable([partial, unknown])] == [[0, 1, 0]]
+    assert usable([unknown]) == []
 
 
 def test_a_batch_needs_no_annotation_if_all_is_annotated(synthetic_cases: list[LabeledCase]) -> None:

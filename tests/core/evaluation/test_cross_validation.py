@@ -12,14 +12,16 @@ import pytest
 from scipy import stats
 
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
+from fm3d_core.adaptation.cases import load_cases
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
+from fm3d_core.adaptation.training_set import read_training_set
 from fm3d_core.errors import Stopped
-from fm3d_core.evaluation.cross_validation import cross_validate
+from fm3d_core.evaluation.cross_validation import cross_validate, cross_validate_set, groups_of
 from fm3d_core.evaluation.slab_folds import slab_folds
 from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
-from fm3d_core.volumes import read_volume
+from fm3d_core.volumes import IGNORED, read_volume
 
 
 def test_the_figure_is_that_of_training_by_hand_without_the_volume(
@@ -30,7 +32,8 @@ def test_the_figure_is_that_of_training_by_hand_without_the_volume(
     found = cross_validate(synthetic_cases[:2], task, settings, progress=events.append)
     assert found is not None and set(found.cases) == {case.name for case in synthetic_cases[:2]}
 
-    predicted = Predictor(finetune(synthetic_cases[1:2], task, settings), "cpu").segment(
+    prepared = read_training_set(synthetic_cases[:2], task).task  # volumes are prepared alike in all trainings
+    predicted = Predictor(finetune(synthetic_cases[1:2], prepared, settings), "cpu").segment(
         read_volume(synthetic_cases[0].image)
     )
     truth = np.asarray(nib.as_closest_canonical(nib.load(synthetic_cases[0].label)).dataobj)
@@ -77,19 +80,36 @@ def test_of_one_volume_slabs_are_held_out(synthetic_cases: list[LabeledCase], ta
 
 
 def test_no_voxel_is_both_learned_and_held_out_and_none_is_lost(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask
+) -> None:
+    ((case,), _) = load_cases(synthetic_cases[:1], task)
+    label = case.label.array
+    folds = slab_folds(case)
+    learned, held_out = ([getattr(fold, name).label.array for fold in folds] for name in ("learned", "held_out"))
+    assert ((held_out[0] == IGNORED) ^ (held_out[1] == IGNORED)).all()
+    for part, other in zip(learned, held_out, strict=True):
+        assert ((part == IGNORED) ^ (other == IGNORED)).all()
+        assert (part == label)[part != IGNORED].all() and (other == label)[other != IGNORED].all()
+        drawn = (label > 0).sum()
+        assert 0.2 * drawn < ((other > 0) & (other != IGNORED)).sum() < 0.8 * drawn
+        assert set(np.unique(part)) == {0, 1, 2, IGNORED}
+
+
+def test_the_same_image_with_another_label_is_held_out_with_its_twin(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
 ) -> None:
-    label = np.asarray(nib.as_closest_canonical(nib.load(synthetic_cases[0].label)).dataobj)
-    folds = slab_folds(synthetic_cases[0], task, tmp_path)
-    parts = [np.asarray(nib.load(fold.learned.label).dataobj) for fold in folds]
-    assert (folds[0].held_out.known ^ folds[1].held_out.known).all()
-    for part, fold in zip(parts, folds, strict=True):
-        assert ((part == 255) == fold.held_out.known).all()
-        assert (part == label)[part != 255].all()
-        assert (fold.held_out.labels == label)[fold.held_out.known].all()
-        drawn = (label > 0).sum()
-        assert 0.2 * drawn < (fold.held_out.labels > 0).sum() < 0.8 * drawn
-        assert fold.structures == {"ellipsoid", "tube"}
+    image, label = nib.load(synthetic_cases[0].image), nib.load(synthetic_cases[0].label)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), tmp_path / "saved_again.nii")
+    changed = np.asarray(label.dataobj).copy()
+    changed[tuple(np.argwhere(changed == 1)[0])] = 0
+    nib.save(nib.Nifti1Image(changed, label.affine), tmp_path / "label.nii.gz")
+    twin = LabeledCase("twin", tmp_path / "saved_again.nii", tmp_path / "label.nii.gz")
+    data = read_training_set([synthetic_cases[0], twin, synthetic_cases[1]], task)
+    assert groups_of(data) == [[0, 1], [2]]
+    events: list[Progress] = []
+    found = cross_validate_set(data, FinetuneSettings(steps=2, device="cpu"), progress=events.append)
+    assert found is not None and len(found.cases) == 3
+    assert {event.stage[:15] for event in events} == {"checking 1 of 2", "checking 2 of 2"}
 
 
 def test_the_interval_holds_a_further_volume_as_often_as_it_says() -> None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 
 from fm3d_core.adaptation import AdapterStore, FinetuneSettings, LabeledCase
-from fm3d_core.errors import Stopped
+from fm3d_core.adaptation.cases import TrainingCase
+from fm3d_core.adaptation.feature_cache import FeatureCache
+from fm3d_core.adaptation.training_set import read_training_set
+from fm3d_core.errors import AdapterError, SettingsError, Stopped
+from fm3d_core.evaluation.cross_validation import score
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
-from fm3d_core.teaching import TaughtVersion, teach
+from fm3d_core.teaching import TaughtVersion, make_plan, teach
+from fm3d_core.teaching.plan import Situation
+from fm3d_core.teaching.probe import ProbeStage
+from fm3d_core.volumes import Preprocessing
 
 
 def test_each_stage_is_a_version_and_the_last_is_active(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
 ) -> None:
     store, told, events = AdapterStore(tmp_path), list[TaughtVersion](), list[Progress]()
-    settings = FinetuneSettings(steps=15, device="cpu")
+    settings = FinetuneSettings(steps=40, device="cpu")
     taught = teach(
         synthetic_cases[:2], task, settings, store, progress=events.append, on_version=told.append, measure=True
     )
@@ -48,3 +59,138 @@ def test_a_stop_keeps_what_had_landed(
     with pytest.raises(Stopped):
         teach(synthetic_cases[:1], task, replace(settings, preset=None), store, should_stop=lambda: True)
     assert len(store.versions()) == 1
+
+
+def test_a_version_that_turns_out_worse_gives_way_again_and_that_is_said(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    store = AdapterStore(tmp_path)
+    good = FinetuneSettings(steps=60, device="cpu")
+    teach(synthetic_cases[:2], task, good, store, measure=True)
+    useless = replace(good, steps=1, learning_rate=1e-12, closed_form=False, continue_from="none")
+    taught = teach(synthetic_cases[:2], task, useless, store, measure=True)
+    active = store.active()
+    assert active is not None and active.version == 2
+    (last,) = taught.versions
+    assert not last.active and "not better; version 2 is active again" in last.why
+
+
+def test_labels_that_arrive_go_on_from_the_active_version(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    store, settings = AdapterStore(tmp_path), FinetuneSettings(steps=15, device="cpu")
+    teach(synthetic_cases[:1], task, settings, store)
+    taught = teach(synthetic_cases[:2], task, settings, store)
+    (last,) = taught.versions  # a linear head could not be better than what is there
+    assert any("goes on from version 2" in note for note in last.stored.card.notes)
+    assert last.stored.card.task.preprocessing == store.load(2).card.task.preprocessing
+    assert len(last.stored.card.cases) == 2
+
+    anew = teach(synthetic_cases[:2], task, replace(settings, continue_from="none"), store)
+    assert [version.stage for version in anew.versions] == ["linear_probe", "final"]
+    other = teach(synthetic_cases[:2], task, replace(settings, method="lora"), store)
+    assert any("method is full, not lora" in note for note in other.versions[-1].stored.card.notes)
+    with pytest.raises(SettingsError, match="cannot go on from version 2: its method is full"):
+        teach(synthetic_cases[:2], task, replace(settings, method="lora", continue_from="2"), store)
+    with pytest.raises(AdapterError, match="no version 99"):
+        teach(synthetic_cases[:2], task, replace(settings, continue_from="99"), store)
+
+
+def test_the_probe_says_what_dice_to_expect(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    settings = FinetuneSettings(device="cpu")
+    for number, words in ((1, "slabs of the one volume"), (3, "each volume held out in turn, 3 heads")):
+        data = read_training_set(synthetic_cases[:number], task)
+        adapter = ProbeStage(data, settings, FeatureCache(tmp_path)).run()
+        expected = adapter.card.expected_dice
+        assert (
+            expected is not None
+            and words in expected.how
+            and set(expected.cases) == {case.name for case in synthetic_cases[:number]}
+        )
+        (dice,) = score(adapter, read_training_set(synthetic_cases[3:], task).loaded[0], task, "cpu").values()
+        assert abs(dice["ellipsoid"] - expected.structures["ellipsoid"]) < 0.3 and dice["ellipsoid"] > 0.3
+
+
+def test_the_head_that_a_volume_is_measured_with_never_saw_its_label(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_training_set(synthetic_cases[:2], task)
+    other = replace(data.prepared[0], label=torch.flip(data.prepared[0].label, (1, 2)))
+    segment, found = ProbeStage._segment, []
+
+    def keep(stage: ProbeStage, case: TrainingCase) -> np.ndarray:  # type: ignore[type-arg]
+        found.append(segment(stage, case))
+        return found[-1]
+
+    monkeypatch.setattr(ProbeStage, "_segment", keep)
+    for prepared in (data.prepared, (other, data.prepared[1])):
+        ProbeStage(replace(data, prepared=prepared), FinetuneSettings(device="cpu"), FeatureCache(tmp_path)).run()
+    first, second, first_again, second_again = found
+    assert (first == first_again).all() and (second != second_again).any()
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "thorough"])
+@pytest.mark.parametrize(("kind", "parameters"), [("pyramid", 400_000), ("pyramid", 60_000_000), ("tokens", 3_000_000)])
+def test_every_preset_has_stages_for_every_backbone_that_end_with_the_final_one(
+    preset: str, kind: str, parameters: int
+) -> None:
+    plan = make_plan(FinetuneSettings(preset=preset), Situation(3, 2, kind, parameters, gpu=False))
+    assert plan.stages[0].solved and plan.stages[-1].name == "final" and plan.stages[-1].check > 0
+    for stage in plan.stages:
+        FinetuneSettings(method=stage.method, head=stage.head, seconds=stage.seconds or 1)
+        assert stage.method in " ".join(plan.notes)
+
+
+def test_auto_chooses_by_the_situation_and_says_why() -> None:
+    auto = FinetuneSettings(preset="auto")
+    small = Situation(1, 1, "pyramid", 400_000, gpu=False)
+    assert make_plan(auto, small).preset == "fast"
+    for change in ({"gpu": True}, {"structures": 13}, {"shots": 10}, {"kind": "tokens"}):
+        plan = make_plan(auto, replace(small, **change))
+        assert plan.preset == "balanced" and "was chosen: " in plan.notes[0]
+
+
+def _one_voxel_each(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    kept = np.zeros_like(array)
+    for value in (1, 2):
+        kept[tuple(np.argwhere(array == value)[0])] = value
+    return kept
+
+
+def _at_the_border(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    kept = np.zeros_like(array)
+    kept[0], kept[-1, -1] = 1, 2
+    return kept
+
+
+def _first_structure(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return np.where(array == 1, 1, 0).astype(array.dtype)
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+@pytest.mark.parametrize("change", [_one_voxel_each, _at_the_border, _first_structure])
+def test_hardly_any_label_is_taught_and_measured_without_a_fault(
+    change: Callable[[np.ndarray], np.ndarray],  # type: ignore[type-arg]
+    shots: int,
+    synthetic_cases: list[LabeledCase],
+    task: SegmentationTask,
+    tmp_path: Path,
+) -> None:
+    """The first case is as it should be; volumes differ in spacing and orientation."""
+    cases = list(synthetic_cases[:1])
+    for case in synthetic_cases[1 : 1 + shots]:
+        label = nib.load(case.label)
+        path = tmp_path / case.label.name
+        nib.save(nib.Nifti1Image(change(np.asarray(label.dataobj)), label.affine), path)
+        cases.append(replace(case, label=path))
+    cases = cases[1:] if shots == 1 and change is not _first_structure else cases
+    as_it_is = replace(task, preprocessing=Preprocessing(crop_foreground=False))
+    settings, store = FinetuneSettings(steps=2, device="cpu"), AdapterStore(tmp_path / "store")
+    taught = teach(cases, as_it_is, settings, store, measure=True)
+    assert [version.stage for version in taught.versions] == ["linear_probe", "final"]
+    for version in taught.versions:
+        expected = version.expected_dice
+        assert expected is None or 0 <= expected.mean <= 1
+        assert all(tensor.isfinite().all() for tensor in store.load(version.version).tensors.values())

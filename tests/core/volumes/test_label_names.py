@@ -31,3 +31,19 @@ def test_a_file_that_names_no_labels_is_refused(text: str, tmp_path: Path) -> No
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(SettingsError, match=r"labels\.json: names no labels"):
         read_label_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ('{"1": "liver", "2": "liver"}', "liver"),
+        ('{"1": "liver", "2": " liver "}', "liver"),
+        ('{"1": "liver", "1": "spleen"}', "1"),
+        ('{"liver": 1, "liver": 2}', "liver"),
+        ('{"liver": 1, "spleen": 1}', "1"),
+    ],
+)
+def test_two_structures_of_one_name_or_value_are_refused(text: str, twice: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(SettingsError, match=rf"labels\.json: has {twice} twice"):
+        read_label_names(tmp_path)
