@@ -15,10 +15,11 @@ from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_pr
 from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase
+    from fm3d_core.adaptation import FinetuneSettings, LabeledCase
     from fm3d_core.adaptation.cases import LoadedCase
     from fm3d_core.adaptation.feature_cache import FeatureCache
     from fm3d_core.adaptation.training_set import TrainingSet
+    from fm3d_core.inference import Predictor
     from fm3d_core.tasks import SegmentationTask
 
 FOLDS = 5  # more volumes than this are held out in groups
@@ -81,15 +82,17 @@ def cross_validate_set(
         Stopped: ``should_stop`` said so.
     """
     from fm3d_core.adaptation.finetune import train
+    from fm3d_core.inference import Predictor
 
     groups = groups_of(data)
     count = min(len(groups), FOLDS) if len(groups) > 1 else 2
     share = seconds / count if seconds is not None else settings.seconds * SHARE
     short = replace(settings, seconds=max(share, SHORTEST))
 
-    def learn(part: TrainingSet, fold: int, part_count: int) -> Adapter:
-        watched = _in_fold(progress, fold, part_count)
-        return train(part, short, cache=cache, progress=watched, should_stop=should_stop)
+    def learn(part: TrainingSet, fold: int) -> Predictor:
+        watched = _in_fold(progress, fold, count)
+        adapter = train(part, short, cache=cache, progress=watched, should_stop=should_stop)
+        return Predictor(adapter, settings.device)
 
     if len(groups) == 1:
         return _within(data, learn)
@@ -99,9 +102,9 @@ def cross_validate_set(
         learned = [index for index in range(len(data.loaded)) if index not in held_out]
         if (part := data.only(learned)) is None:
             continue
-        adapter = learn(part, fold + 1, count)
+        predictor = learn(part, fold + 1)
         for index in held_out:
-            measured |= score(adapter, data.loaded[index], data.task, settings.device)
+            measured |= score(predictor, data.loaded[index], data.task)
     volumes = "volume" if len(groups) == count else "group of volumes"
     return expected_dice(measured, f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s")
 
@@ -114,20 +117,17 @@ def groups_of(data: TrainingSet) -> list[list[int]]:
     return list(groups.values())
 
 
-def score(adapter: Adapter, case: LoadedCase, task: SegmentationTask, device: str) -> Scores:
+def score(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> Scores:
     """Case -> structure -> Dice on the image's own grid, of the structures that the adapter knows and the case has.
 
     Args:
-        adapter: may know fewer structures than the task; its Dice is of those.
+        predictor: of an adapter that may know fewer structures than the task.
         case: its label is in the order of ``task``; where nothing was annotated, nothing counts.
         task: of the case.
-        device: that segments.
     """
-    from fm3d_core.inference import Predictor
-
-    known = adapter.card.task.labels
+    known = predictor.card.task.labels
     order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
-    return score_segmentation(order[Predictor(adapter, device).segment(case.image)], case, task, known)
+    return score_segmentation(order[predictor.segment(case.image)], case, task, known)
 
 
 def score_segmentation(
@@ -145,22 +145,20 @@ def score_segmentation(
     return {case.name: kept} if kept else {}
 
 
-def _within(data: TrainingSet, learn: Callable[[TrainingSet, int, int], Adapter]) -> ExpectedDice | None:
+def _within(data: TrainingSet, learn: Callable[[TrainingSet, int], Predictor]) -> ExpectedDice | None:
     """Dice in the slabs that were held out of the only image, or of its first label if it has several."""
     from fm3d_core.adaptation.cases import prepare_cases
     from fm3d_core.evaluation.slab_folds import slab_folds
 
     scores: dict[str, list[float]] = {}
     case = data.loaded[0]
-    folds = slab_folds(case)
-    for number, fold in enumerate(folds, start=1):
+    for number, fold in enumerate(slab_folds(case), start=1):
         assert data.task.preprocessing is not None
         prepared = prepare_cases([fold.learned], data.task.preprocessing)
         part = replace(data, loaded=(fold.learned,), prepared=tuple(prepared)).only([0])
         if part is None:
             continue
-        adapter = learn(part, number, len(folds))
-        for found in score(adapter, fold.held_out, data.task, adapter.card.settings["device"]).values():
+        for found in score(learn(part, number), fold.held_out, data.task).values():
             for name, dice in found.items():
                 scores.setdefault(name, []).append(dice)
     means = {name: float(np.mean(values)) for name, values in scores.items()}

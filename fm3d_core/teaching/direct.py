@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fm3d_core.adaptation.expected_dice import expected_dice
 from fm3d_core.errors import Stopped
 from fm3d_core.evaluation.cross_validation import Scores, score
+from fm3d_core.inference import Predictor
 from fm3d_core.progress import ShouldStop
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def measured_on(
     Raises:
         Stopped: ``should_stop`` said so.
     """
+    predictor = Predictor(adapter, device)
     found: Scores = {}
     for case in cases:
         if should_stop():
             raise Stopped("Training")
-        found |= score(adapter, case, task, device)
+        found |= score(predictor, case, task)
     return found
 
 

@@ -208,7 +208,8 @@ def test_the_card_says_what_was_taken_from_the_weights_and_settings_overrule(
 
 
 def test_the_catalogues_numbers_say_what_its_words_say() -> None:
-    assert find_entry("btcv").input == CT
+    btcv = find_entry("btcv").input
+    assert btcv is not None and replace(btcv, crop=None) == CT
     for entry in catalogue().values():
         if entry.input is not None and entry.input.window is not None:
             low, high = entry.input.window

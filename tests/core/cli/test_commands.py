@@ -119,7 +119,8 @@ def test_a_bad_volume_among_good_ones_is_refused_and_the_others_are_done(
 def test_versions_are_listed_shown_activated_and_rolled_back(
     store: Path, synthetic_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("finetune", synthetic_folder, "--shots", 1, "--steps", 1, "--device", "cpu", "--store", store) == 0
+    begin = ("finetune", synthetic_folder, "--shots", 1, "--steps", 1, "--device", "cpu", "--store", store)
+    assert run(*begin, "--continue-from", "none") == 0
     # the quick linear head did not push version 2 aside, the whole training did
     said = capsys.readouterr().out
     assert "Version 3 is there, but not active after" in said and "Version 4 is active" in said

@@ -41,7 +41,18 @@ def store(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     store = tmp_path_factory.mktemp("compared") / "store"
     common = ("--device", "cpu", "--store", store)
     assert run("finetune", synthetic_folder, "--shots", 1, "--steps", 20, *common) == 0
-    second = ("--cases", "synthetic_006", "--labels", "tube", "ellipsoid", "--steps", 1, "--no-closed-form")
+    second = (
+        "--cases",
+        "synthetic_006",
+        "--labels",
+        "tube",
+        "ellipsoid",
+        "--steps",
+        1,
+        "--no-closed-form",
+        "--continue-from",
+        "none",
+    )
     assert run("finetune", synthetic_folder, *second, *common) == 0
     return store
 

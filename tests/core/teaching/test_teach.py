@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from fm3d_core.adaptation import AdapterStore, FinetuneSettings, LabeledCase
+from fm3d_core.adaptation import (
+    Adapter,
+    AdapterStore,
+    FinetuneSettings,
+    LabeledCase,
+    finetune,
+    untrained_adapter,
+)
 from fm3d_core.adaptation.cases import TrainingCase
 from fm3d_core.adaptation.feature_cache import FeatureCache
 from fm3d_core.adaptation.training_set import read_training_set
 from fm3d_core.errors import AdapterError, SettingsError, Stopped
 from fm3d_core.evaluation.cross_validation import score
+from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.teaching import TaughtVersion, make_plan, teach
@@ -109,7 +117,7 @@ def test_the_probe_says_what_dice_to_expect(
             and words in expected.how
             and set(expected.cases) == {case.name for case in synthetic_cases[:number]}
         )
-        (dice,) = score(adapter, read_training_set(synthetic_cases[3:], task).loaded[0], task, "cpu").values()
+        (dice,) = score(Predictor(adapter), read_training_set(synthetic_cases[3:], task).loaded[0], task).values()
         assert abs(dice["ellipsoid"] - expected.structures["ellipsoid"]) < 0.3 and dice["ellipsoid"] > 0.3
 
 
@@ -150,6 +158,23 @@ def test_auto_chooses_by_the_situation_and_says_why() -> None:
     for change in ({"gpu": True}, {"structures": 13}, {"shots": 10}, {"kind": "tokens"}):
         plan = make_plan(auto, replace(small, **change))
         assert plan.preset == "balanced" and "was chosen: " in plan.notes[0]
+
+
+def test_what_needs_no_training_is_measured_and_must_be_beaten(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FinetuneSettings(steps=40, device="cpu")
+    good = finetune(synthetic_cases[:3], task, settings)
+    knowing = Adapter(replace(good.card, cases=()), good.tensors)
+    for untrained, active in ((untrained_adapter(task, settings), "final"), (knowing, "zero_shot")):
+        monkeypatch.setattr("fm3d_core.teaching.teach.zero_shot_adapter", lambda *_, known=untrained: known)
+        store = AdapterStore(tmp_path / active)
+        teach(synthetic_cases[:2], task, settings, store, measure=True)
+        stages = [version.card.stage for version in store.versions()]
+        now = store.active()
+        assert stages == ["zero_shot", "linear_probe", "final"] and now is not None and now.card.stage == active
+    first = store.versions()[0].card.expected_dice
+    assert first is not None and "learned from none" in first.how
 
 
 def _one_voxel_each(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
