@@ -123,12 +123,12 @@ def train(
     known = start is not None and knows_all(start, task)
     first_head = dict(start.first_head) if start is not None and known else {}
     if settings.closed_form and can_be_solved(network) and not known:
-        head = linear_part(network.head)
-        if probe is not None:
+        head, plain = linear_part(network.head), "new" not in (settings.decoder, settings.bottleneck)
+        if probe is not None and plain:
             head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in probe.tensors.items()})
         else:
             solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
-        if "new" not in (settings.decoder, settings.bottleneck):
+        if plain:
             first_head = _to_cpu(head.state_dict())
         if not method.frozen_backbone and is_plain_probe(network, settings.decoder, settings.bottleneck):
             on_stage(linear_head(card, network, watch.elapsed))

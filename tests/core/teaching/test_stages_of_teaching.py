@@ -167,7 +167,7 @@ def test_what_needs_no_training_is_measured_and_must_be_beaten(
     good = finetune(synthetic_cases[:3], task, settings)
     knowing = Adapter(replace(good.card, cases=()), good.tensors)
     for untrained, active in ((untrained_adapter(task, settings), "final"), (knowing, "zero_shot")):
-        monkeypatch.setattr("fm3d_core.teaching.teach.zero_shot_adapter", lambda *_, known=untrained: known)
+        monkeypatch.setattr("fm3d_core.teaching.stages.zero_shot_adapter", lambda *_, known=untrained: known)
         store = AdapterStore(tmp_path / active)
         teach(synthetic_cases[:2], task, settings, store, measure=True)
         stages = [version.card.stage for version in store.versions()]

@@ -90,6 +90,7 @@ class _Lesson:
         self.notes: tuple[str, ...] = ()
         self._begun = time.monotonic()
         self._dice: float | None = None
+        self._probe: Adapter | None = None
 
     def run(self, cases: Sequence[LabeledCase], task: SegmentationTask) -> None:
         """All stages of the plan."""
@@ -122,12 +123,14 @@ class _Lesson:
         settings = stage.settings(self.settings, plan.preset)
         if stage.solved:
             probe = ProbeStage(data, settings, self.cache, progress=self.progress, should_stop=self.should_stop)
-            self._keep(probe.run(), stage.name)
+            self._probe = probe.run()
+            self._keep(self._probe, stage.name)
             return
         adapter = train(
             data,
             settings,
             start=start.adapter if stage is plan.stages[-1] else None,
+            probe=self._probe,
             cache=self.cache,
             progress=self.progress,
             should_stop=self.should_stop,
