@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.errors import SettingsError
 from fm3d_core.inference.prediction import Prediction, normalised_entropy, overlap, sizes_in_ml
-from fm3d_core.inference.sliding_window import sliding_window_scores
+from fm3d_core.inference.sliding_window import number_of_windows, sliding_window_scores
 from fm3d_core.inference.variants import VARIANTS
-from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.inference.views import MOST_VIEWS, views, views_for
+from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,14 +31,19 @@ class Predictor:
     Args:
         adapter: what was learned.
         device: auto, cpu or cuda.
+        views: how many turned and stretched copies of a volume are segmented and averaged; None: as many as take
+            little time (:func:`fm3d_core.inference.views.views_for`).
 
     Raises:
         AdapterError: the adapter does not fit its backbone.
         WeightsError: the backbone's weight file is missing.
+        SettingsError: an impossible number of views.
     """
 
-    def __init__(self, adapter: Adapter, device: str = "auto") -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, device: str = "auto", *, views: int | None = None) -> None:
+        if views is not None and not 1 <= views <= MOST_VIEWS:
+            raise SettingsError(f"views is {views}", remedy=f"Choose a number from 1 to {MOST_VIEWS}")
+        self.adapter, self.views = adapter, views
         self.card = adapter.card
         self.device = choose_device(device)
         self.network = self._ready(adapter)
@@ -66,7 +72,7 @@ class Predictor:
             Stopped: ``should_stop`` said so.
         """
         prepared = self._prepare(volume)
-        return prepared.restore_segmentation(self._scores(prepared.image, prepared, progress, should_stop))
+        return prepared.restore_segmentation(self._averaged(prepared, progress, should_stop))
 
     def predict(
         self,
@@ -92,7 +98,7 @@ class Predictor:
         if not 0 <= variants <= len(VARIANTS):
             raise SettingsError(f"variants is {variants}", remedy=f"Choose a number from 0 to {len(VARIANTS)}")
         prepared = self._prepare(volume)
-        scores = self._scores(prepared.image, prepared, progress, should_stop)
+        scores = self._averaged(prepared, progress, should_stop)
         probabilities, classes = scores.softmax(0), scores.argmax(0)
         overlaps: dict[str, list[float]] = {name: [] for name in self.card.task.labels}
         for number, variant in enumerate(VARIANTS[:variants], start=1):
@@ -129,6 +135,25 @@ class Predictor:
         self.card.task.check_channels(len(prepared.image))
         return prepared
 
+    def _averaged(self, prepared: PreparedVolume, progress: ProgressCallback, should_stop: ShouldStop) -> torch.Tensor:
+        """Scores of the volume; of several views the logarithm of their mean probabilities."""
+        import torch
+
+        windows = number_of_windows(prepared.image.shape[-3:], self.card.window)
+        count = self.views or views_for(windows, self.network.backbone)
+        if count == 1:
+            return self._scores(prepared.image, prepared, progress, should_stop)
+        clock = StageClock("segmenting", windows * count, progress)
+        total = torch.zeros(self.card.task.classes, *prepared.image.shape[-3:])
+        seen = torch.zeros_like(total[:1])
+        for number, view in enumerate(views(count)):
+            watched = partial(_report_part, clock, number * windows)
+            scores = self._scores(view.change(prepared.image), prepared, watched, should_stop)
+            probabilities, weight = view.undo(scores.softmax(0))
+            total += probabilities
+            seen += weight
+        return (total / seen).clamp_(min=1e-6).log_()
+
     def _scores(
         self, image: torch.Tensor, prepared: PreparedVolume, progress: ProgressCallback, should_stop: ShouldStop
     ) -> torch.Tensor:
@@ -141,6 +166,11 @@ class Predictor:
             should_stop=should_stop,
             spacing=prepared.spacing,
         )
+
+
+def _report_part(clock: StageClock, before: int, event: Progress) -> None:
+    """An event of one view as one of all."""
+    clock.report(before + event.step)
 
 
 def _renamed(progress: ProgressCallback, stage: str) -> ProgressCallback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.devices import autocast
@@ -37,13 +38,11 @@ def sliding_window_scores(
         Stopped: ``should_stop`` said so.
     """
     import torch
-    from monai.data.utils import dense_patch_slices
     from monai.inferers import sliding_window_inference
 
     size = image.shape[-3:]
     roi = tuple(min(edge, length) for edge, length in zip(window, size, strict=True))
-    steps = tuple(max(int(edge * (1 - overlap)), 1) for edge in roi)
-    clock = StageClock("segmenting", len(dense_patch_slices(tuple(size), roi, steps)), progress)
+    clock = StageClock("segmenting", number_of_windows(size, window, overlap), progress)
     done = 0
 
     def predict(windows: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -62,3 +61,12 @@ def sliding_window_scores(
         )
     clock.report(clock.total)
     return scores[0]
+
+
+def number_of_windows(size: Sequence[int], window: Size, overlap: float = OVERLAP) -> int:
+    """How many windows cover a volume of ``size`` voxels."""
+    from monai.data.utils import dense_patch_slices
+
+    roi = tuple(min(edge, length) for edge, length in zip(window, size, strict=True))
+    steps = tuple(max(int(edge * (1 - overlap)), 1) for edge in roi)
+    return len(dense_patch_slices(tuple(size), roi, steps))
