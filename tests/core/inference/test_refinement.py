@@ -19,13 +19,13 @@ from fm3d_core.volumes import SYNTHETIC_LABELS, read_volume
 @pytest.fixture(scope="module", params=["full", "spatial_adapter"])
 def predictor(request: pytest.FixtureRequest, synthetic_cases: list[LabeledCase]) -> Predictor:
     settings = FinetuneSettings(method=request.param, steps=10, device="cpu")
-    return Predictor(finetune(synthetic_cases[:2], SegmentationTask(SYNTHETIC_LABELS), settings), "cpu")
+    return Predictor(finetune(synthetic_cases[:2], SegmentationTask(SYNTHETIC_LABELS), settings), "cpu", views=1)
 
 
 def _wanting(predictor: Predictor, sizes: dict[str, float]) -> Predictor:
     """The same adapter, as if its structures had been of these sizes in the labelled volumes."""
     card = replace(predictor.card, sizes={name: (size,) for name, size in sizes.items()})
-    return Predictor(replace(predictor.adapter, card=card), "cpu")
+    return Predictor(replace(predictor.adapter, card=card), "cpu", views=1)
 
 
 def test_a_structure_that_is_too_small_grows_towards_the_wanted_size(
