@@ -94,11 +94,11 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Called each time the user opens the module."""
         self.initializeParameterNode()
-        self.panel.enableShortcuts(True)
+        self.panel.enter()
 
     def exit(self) -> None:
         """Called each time the user opens another module; what runs goes on."""
-        self.panel.enableShortcuts(False)
+        self.panel.exit()
         self.setParameterNode(None)
 
     def initializeParameterNode(self) -> None:
@@ -124,6 +124,7 @@ class SlicerFM3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
 
     def _onSceneEndClose(self, caller, event) -> None:
+        self.panel.onSceneClosed()
         self.initializeParameterNode()
 
     def _onParameters(self, caller=None, event=None) -> None:

@@ -17,7 +17,7 @@ from .address import Address
 from .cancellation import Cancellation
 from .errors import AddressInvalid, AnswerInvalid, Cancelled, ClientError, ServerRefused
 from .multipart import VOLUME_SUFFIXES, Form, splitAnswer, volumeSuffix
-from .train_status import TrainStatus, parseStatus, runIdOf
+from .train_status import TrainStatus, parseOwnStatus, parseStatus, runIdOf
 from .translation import tr as _
 from .transport import Timeouts, Transport
 from .versions import Version, parseVersion
@@ -101,19 +101,26 @@ class ServerClient:
         return {str(entry["name"]): int(entry["idx"]) for entry in info.get("label_info") or ()}
 
     def infer(
-        self, model: str, imageId: str, folder: str | Path, params: Mapping[str, Any] | None = None
+        self,
+        model: str,
+        imageId: str,
+        folder: str | Path,
+        params: Mapping[str, Any] | None = None,
+        label: Path | None = None,
     ) -> tuple[Path, dict[str, Any]]:
-        """Segment a volume the server has.
+        """Segment a volume the server has, or compute something else of it.
 
-        :return: the label map's file in ``folder``, and the server's parameters (``label_names`` and more).
+        :param label: a label map that goes along: scribbles, or a segmentation to correct.
+        :return: the result's file in ``folder``, and the server's parameters (``label_names`` and more).
         """
-        upload = Form({"params": json.dumps(params or {})})
+        fields = {"params": json.dumps(params or {})}
+        upload = Form(fields, "label", label, "label" + _suffix(label)) if label else Form(fields)
         query, target = {"image": imageId, "output": "all"}, f"/infer/{quote(model, safe='')}"
         silence = self.timeout.compute
         with self._transport.request("POST", target, query, body=upload, silence=silence) as answer:
             body = answer.save(_inside(folder, f"{imageId}-answer", ".multipart"))
             try:
-                stem = _inside(folder, f"{imageId}-segmentation", "")
+                stem = _inside(folder, f"{imageId}-{model}", "")
                 return splitAnswer(body, answer.headers.get("Content-Type", ""), stem)
             finally:
                 body.unlink()
@@ -135,24 +142,28 @@ class ServerClient:
         """Start a training and give the server's task; its steps are read with :meth:`trainStatus`."""
         return self._json("POST", f"/train/{quote(model, safe='')}", body=dict(params or {}))
 
-    def trainStatus(self, model: str = MODEL, staleRun: str = "") -> TrainStatus:
-        """Where the last training stands.
+    def trainStatus(self, model: str = MODEL, staleRun: str = "", training: str = "") -> TrainStatus:
+        """Where a training stands.
 
         :param staleRun: ``runId`` read before the training started. Until a run has written its first figures the
             server shows those of the run before, which are left out then.
+        :param training: id of the one meant, on a server with a queue; without it, the one that runs, or the last.
         """
         try:
-            task = self._json("GET", "/train/")
+            tasks = self._json("GET", "/train/", {"all": "true"}) if training else [self._json("GET", "/train/")]
         except ServerRefused as error:
             if error.status != 404:  # 404: nothing was ever trained since the server started
                 raise
-            task = {}
+            tasks = []
+        task = next((task for task in tasks if task and (not training or task.get("id") == training)), {})
         stats = (self.info().get("train_stats") or {}).get(model) or {}
-        return parseStatus(task or {}, {} if staleRun and runIdOf(stats) == staleRun else stats)
+        if staleRun and runIdOf(stats) == staleRun:
+            stats = {}
+        return parseOwnStatus(task, stats) if training else parseStatus(task, stats)
 
-    def stopTraining(self) -> None:
-        """Stop the training. One that only waits cannot be stopped yet: call again while it is active."""
-        self._json("DELETE", "/train/")
+    def stopTraining(self, training: str = "") -> None:
+        """Stop a training. A stock server cannot stop one that only waits: call again while it is active."""
+        self._json("DELETE", "/train/", {"id": training} if training else None)
 
     # -- FM3D's own addresses, which a stock MONAI Label server does not have
 

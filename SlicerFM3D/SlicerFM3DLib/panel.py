@@ -10,14 +10,25 @@ import slicer
 
 from . import scene
 from .sections.case import CaseSection
+from .sections.insight import InsightSection
 from .sections.labels import LabelsSection
 from .sections.models import ModelsSection
+from .sections.prompts import PromptsSection
 from .sections.segment import SegmentSection
 from .sections.server import ServerSection
 from .sections.train import TrainSection
 from .translation import tr as _
 
-SECTIONS = (ServerSection, CaseSection, SegmentSection, LabelsSection, TrainSection, ModelsSection)
+SECTIONS = (
+    ServerSection,
+    CaseSection,
+    SegmentSection,
+    PromptsSection,
+    LabelsSection,
+    TrainSection,
+    ModelsSection,
+    InsightSection,
+)
 
 
 class Panel:
@@ -36,7 +47,7 @@ class Panel:
         self.widget = qt.QWidget()
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(0, 0, 0, 0)
-        for section in SECTIONS:
+        for section in (each for each in SECTIONS if each.uiFile):
             layout.addWidget(slicer.util.loadUI(resourcePath(f"UI/{section.uiFile}.ui")))
         disclaimer = qt.QLabel(_("Research use only. Not a medical device."))
         disclaimer.setAlignment(qt.Qt.AlignCenter)
@@ -81,10 +92,21 @@ class Panel:
             section.showOffers()
             section.show()
 
-    def enableShortcuts(self, enabled: bool) -> None:
-        """Keys work while the user is in this module only."""
+    def enter(self) -> None:
+        """The user comes to this module: keys work from now on."""
         for section in self.sections:
-            section.enableShortcuts(enabled)
+            section.enableShortcuts(True)
+
+    def exit(self) -> None:
+        """The user goes to another module."""
+        for section in self.sections:
+            section.enableShortcuts(False)
+            section.exit()
+
+    def onSceneClosed(self) -> None:
+        """No node is left."""
+        for section in self.sections:
+            section.onSceneClosed()
 
     def cleanup(self) -> None:
         """Hear nothing of the session any more."""

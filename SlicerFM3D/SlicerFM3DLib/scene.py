@@ -7,8 +7,7 @@ nodes convert between the RAS of the scene and the LPS of the files. Everything 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,11 @@ from typing import Any
 import slicer
 
 from .errors import SceneError
+from .labelmaps import readLabelArray, writeLabelArray
+from .segments import addMissingSegments, segmentsByName, segmentVoxels, setSegment
 from .translation import tr as _
 
 ID_ATTRIBUTE, SERVER_ATTRIBUTE = "FM3D.ImageId", "FM3D.Server"
-LARGEST_DIFFERENCE = 1e-3  # mm between the grids of a volume and of its segmentation
-# Okabe and Ito's colours, which colour-blind readers tell apart (https://jfly.uni-koeln.de/color/).
-COLORS = (
-    (0.90, 0.62, 0.00),
-    (0.34, 0.71, 0.91),
-    (0.00, 0.62, 0.45),
-    (0.94, 0.89, 0.26),
-    (0.00, 0.45, 0.70),
-    (0.84, 0.37, 0.00),
-    (0.80, 0.47, 0.65),
-)
 
 
 def parseNames(text: str) -> list[str]:
@@ -137,14 +127,6 @@ def createSegmentation(volume: Any, names: Sequence[str], nodeName: str) -> Any:
     return segmentation
 
 
-def addMissingSegments(segmentation: Any, names: Sequence[str]) -> None:
-    """An empty segment for each name that has none; the n-th name always has the n-th colour."""
-    there = _segmentsByName(segmentation)
-    for number, name in enumerate(names):
-        if name not in there:
-            segmentation.GetSegmentation().AddEmptySegment("", name, COLORS[number % len(COLORS)])
-
-
 def volumeOf(segmentation: Any) -> Any:
     """The volume a segmentation was made for, None if it does not tell."""
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
@@ -171,41 +153,17 @@ def readSegmentation(path: Path, volume: Any, values: Mapping[str, int], nodeNam
     """
     import numpy as np
 
-    with _labelmap() as labelmap:
-        storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
-        storage.SetFileName(str(path))
-        storage.SetSingleFile(True)
-        if not storage.ReadData(labelmap):
-            raise SceneError(_("Cannot read the segmentation that the server sent."))
-        difference = gridDifference(labelmap, volume)
-        if difference > LARGEST_DIFFERENCE:
-            message = _("The segmentation does not lie on the grid of '{name}' (off by {difference:.3g} mm).")
-            raise SceneError(message.format(name=volume.GetName(), difference=difference))
-        labelmap.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-        array = slicer.util.arrayFromVolume(labelmap)
-        unknown = sorted(set(np.unique(array).tolist()) - {0, *values.values()})
-        if unknown:
-            message = _("The segmentation contains the value {value}, which has no name.")
-            raise SceneError(message.format(value=unknown[0]))
-        segmentation = createSegmentation(volume, list(values), nodeName)
-        for name, value in values.items():
-            mask = (array == value).astype(np.uint8)
-            if mask.any():
-                segment = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
-                slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, labelmap)
+    array = readLabelArray(path, volume)
+    unknown = sorted(set(np.unique(array).tolist()) - {0, *values.values()})
+    if unknown:
+        message = _("The segmentation contains the value {value}, which has no name.")
+        raise SceneError(message.format(value=unknown[0]))
+    segmentation = createSegmentation(volume, list(values), nodeName)
+    for name, value in values.items():
+        mask = array == value
+        if mask.any():
+            setSegment(segmentation, volume, name, mask)
     return segmentation
-
-
-def gridDifference(one: Any, other: Any) -> float:
-    """How far apart, in mm, the corners of two volumes' grids are; infinite if their sizes differ."""
-    import numpy as np
-
-    sizes = [node.GetImageData().GetDimensions() for node in (one, other)]
-    if sizes[0] != sizes[1]:
-        return float("inf")
-    first, second = (slicer.util.arrayFromVTKMatrix(_ijkToRAS(node)) for node in (one, other))
-    corners = np.array([[i, j, k, 1] for i in (0, sizes[0][0]) for j in (0, sizes[0][1]) for k in (0, sizes[0][2])])
-    return float(np.abs(corners @ (first - second).T).max())
 
 
 @dataclass(frozen=True)
@@ -240,11 +198,10 @@ def writeLabel(segmentation: Any, volume: Any, names: Sequence[str], path: Path)
     if owner and owner is not volume:
         message = _("'{segmentation}' was made for '{owner}'. Choose that volume, or another segmentation.")
         raise SceneError(message.format(segmentation=segmentation.GetName(), owner=owner.GetName()))
-    segments = _segmentsByName(segmentation)
     array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
     empty, overlap = [], 0
     for value, name in enumerate(names, start=1):
-        mask = _mask(segmentation, segments.get(name), volume, array.shape)
+        mask = segmentVoxels(segmentation, volume, name)
         if not mask.any():
             empty.append(name)
         overlap += int(np.count_nonzero(array[mask]))
@@ -252,52 +209,7 @@ def writeLabel(segmentation: Any, volume: Any, names: Sequence[str], path: Path)
     if len(empty) == len(names):
         message = _("None of the structures {names} is drawn in '{segmentation}'. Nothing was sent.")
         raise SceneError(message.format(names=", ".join(names), segmentation=segmentation.GetName()))
-    with _labelmap() as labelmap:
-        labelmap.SetIJKToRASMatrix(_ijkToRAS(volume))
-        slicer.util.updateVolumeFromArray(labelmap, array)
-        storage = slicer.vtkMRMLNRRDStorageNode()
-        storage.SetFileName(str(path))
-        if not storage.WriteData(labelmap):
-            raise SceneError(_("Cannot write {path}. Is the disk full?").format(path=path))
+    writeLabelArray(array, volume, path)
     info = [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]
-    return WrittenLabel(path, info, empty, [name for name in segments if name not in names], overlap)
-
-
-def _segmentsByName(segmentation: Any) -> dict[str, str]:
-    """Segment name -> segment id."""
-    found: dict[str, str] = {}
-    for identifier in segmentation.GetSegmentation().GetSegmentIDs():
-        name = segmentation.GetSegmentation().GetSegment(identifier).GetName()
-        if name in found:
-            raise SceneError(_("Two segments are called '{name}'. Rename or merge them.").format(name=name))
-        found[name] = identifier
-    return found
-
-
-def _mask(segmentation: Any, segment: str | None, volume: Any, shape: tuple[int, ...]) -> Any:
-    import numpy as np
-
-    layer = segment and segmentation.GetBinaryLabelmapInternalRepresentation(segment)
-    if not layer or 0 in layer.GetDimensions():  # never painted; Slicer's export would complain
-        return np.zeros(shape, bool)
-    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume) > 0
-
-
-def _ijkToRAS(volume: Any) -> Any:
-    import vtk
-
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return matrix
-
-
-@contextmanager
-def _labelmap() -> Iterator[Any]:
-    """A label map node that is in the scene, out of sight, as long as it is needed."""
-    node = slicer.vtkMRMLLabelMapVolumeNode()
-    node.SetHideFromEditors(True)
-    node = slicer.mrmlScene.AddNode(node)
-    try:
-        yield node
-    finally:
-        slicer.mrmlScene.RemoveNode(node)
+    ignored = [name for name in segmentsByName(segmentation) if name not in names]
+    return WrittenLabel(path, info, empty, ignored, overlap)

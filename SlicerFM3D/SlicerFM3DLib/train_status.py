@@ -80,9 +80,21 @@ def runIdOf(stats: Mapping[str, Any]) -> str:
     return str(stats.get("run_id") or stats.get("start_ts") or "")
 
 
-def parseStatus(task: Mapping[str, Any], stats: Mapping[str, Any]) -> TrainStatus:
-    """A status from the answer of ``GET /train/`` and the figures in ``/info/``; the figures may be missing."""
-    state = _state(str(task.get("status") or task.get("state") or "never"), str(stats.get("state") or ""))
+def parseOwnStatus(task: Mapping[str, Any], stats: Mapping[str, Any]) -> TrainStatus:
+    """A status of one training of a queue; ``stats`` are those of whichever runs."""
+    if task.get("run_id") and task["run_id"] == stats.get("run_id"):
+        return parseStatus(task, stats)
+    others = [entry["id"] for entry in stats.get("queue") or ()]
+    before = others.index(task["id"]) + (stats.get("state") == RUNNING) if task.get("id") in others else 0
+    return parseStatus(task, {"message": task.get("message")}, before)
+
+
+def parseStatus(task: Mapping[str, Any], stats: Mapping[str, Any], queued: int = 0) -> TrainStatus:
+    """A status from the answer of ``GET /train/`` and the figures in ``/info/``; the figures may be missing.
+
+    :param queued: how many trainings come before this one.
+    """
+    state = _state(str(task.get("state") or task.get("status") or "never"), str(stats.get("state") or ""))
     metrics = dict(stats.get("metrics") or {})
     if stats.get("dice") is not None:
         metrics.setdefault("dice", stats["dice"])
@@ -97,7 +109,7 @@ def parseStatus(task: Mapping[str, Any], stats: Mapping[str, Any]) -> TrainStatu
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         curve=tuple((float(seconds), float(loss)) for seconds, loss in stats.get("curve") or () if loss is not None),
         versions=_versions(stats.get("versions") or ()),
-        queued=int(stats.get("queue_position") or 0),
+        queued=queued,
         runId=runIdOf(stats),
         version=stats.get("version"),
         leftOut=tuple(stats.get("left_out") or ()),

@@ -30,16 +30,17 @@ def followTraining(
     :return: the last status.
     :raises ClientError: if it cannot be started, or the server stays away.
     """
-    stale = ""
+    stale = training = ""
     if settings is not None:
         stale = client.trainStatus().runId
-        client.train(MODEL, settings)
+        task = client.train(MODEL, settings) or {}
+        training = str(task["id"]) if task.get("run_id") else ""  # FM3D's own server can tell them apart
     seen = time.monotonic()
     while True:
         try:
             if cancellation.requested:
-                client.stopTraining()
-            status = client.trainStatus(staleRun=stale)
+                client.stopTraining(training)
+            status = client.trainStatus(staleRun=stale, training=training)
             report(status)
             if not status.isActive:
                 return status

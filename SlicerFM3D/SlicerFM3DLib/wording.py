@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .server_info import ServerInfo
-from .train_status import WAITING, TrainStatus
+from .train_status import TrainStatus
 from .translation import tr as _
 from .versions import Comparison, ExpectedDice, Version
 
@@ -30,7 +30,7 @@ def server(info: ServerInfo) -> str:
 
 def training(status: TrainStatus) -> str:
     """One line about a training that waits or runs."""
-    if status.state == WAITING and status.queued:
+    if status.queued:
         before = _("Another training comes first.") if status.queued == 1 else _("{n} trainings come first.")
         return _("Waiting in the queue.") + " " + before.format(n=status.queued)
     if not status.stage:
@@ -47,13 +47,15 @@ def trained(status: TrainStatus) -> str:
     """One line about a training that has ended, well or not."""
     last = status.version or next((version.number for version in reversed(status.versions)), None)
     if status.state == "cancelled":
+        if status.message:
+            return status.message
         if last:
             return _("Training cancelled. What was learned until then is kept as version {n}.").format(n=last)
         return _("Training cancelled. The version before stays active.")
     if status.state in ("interrupted", "never"):
         kept = _(" Version {n} is kept.").format(n=last) if last else ""
         again = _("The server was restarted and the training ended with it. Press Train again.")
-        return (status.message or again) + kept
+        return status.message or again + kept
     if status.state != "done":
         return status.error or status.message or _("The training failed. The server's log says more.")
     text = _("Version {version} is ready and active.") if status.version else _("Training finished.")
@@ -81,7 +83,8 @@ def preset(key: str) -> str:
         "fast": _("Fast: a first version within minutes"),
         "balanced": _("Balanced"),
         "thorough": _("Thorough: the best this data gives"),
-        "auto": _("Automatic: decided by the number of cases"),
+        "auto": _("Automatic: by cases, structures and computer"),
+        "none": _("Own choice, see Advanced"),
     }
     return known.get(key, key)
 
@@ -180,7 +183,6 @@ def version(key: str) -> str:
 def method(key: str) -> str:
     """How a training method is offered."""
     known = {
-        "": _("As the preset says"),
         "full": _("Full: adapt every weight"),
         "lora": _("LoRA: small adapter on a frozen network"),
         "linear_probe": _("Linear probe: quickest, features stay frozen"),
@@ -202,6 +204,34 @@ def segmented(version: str, parameters: Mapping[str, Any]) -> str:
         parts[-1] += "."
         parts += [str(reason) for reason in dice.get("reasons") or ()]
     return " ".join([*parts, *map(str, parameters.get("warnings") or ())])
+
+
+def prompted(structure: str, parameters: Mapping[str, Any]) -> str:
+    """What came back for prompts."""
+    text = _("'{structure}' segmented").format(structure=structure)
+    if parameters.get("seconds") is not None:
+        text += " " + _("in {seconds:.1f} s").format(seconds=parameters["seconds"])
+    return " ".join([text + ".", *map(str, parameters.get("warnings") or ())])
+
+
+def insight(kind: str) -> str:
+    """How a view into the network is offered."""
+    known = {
+        "pca": _("Features as colours"),
+        "attention": _("Attention"),
+        "uncertainty": _("Uncertainty"),
+    }
+    return known.get(kind, kind)
+
+
+def insightNote(kind: str) -> str:
+    """What a view into the network means, for somebody who has to trust it."""
+    known = {
+        "pca": _("Tissue of one colour looks alike to the network; it can tell different colours apart."),
+        "attention": _("Bright is where the network looks when it describes the volume as a whole."),
+        "uncertainty": _("Bright is where the model is unsure of its own segmentation: look there first."),
+    }
+    return known.get(kind, "")
 
 
 def submitted(labels: int, empty: Sequence[str], ignored: Sequence[str], overlap: int) -> str:

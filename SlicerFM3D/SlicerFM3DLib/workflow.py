@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import slicer
 
-from . import scene, wording
+from . import overlays, scene, side_by_side, wording
 from .background import Job
+from .client import MODEL, ServerClient
+from .files import temporaryFolder
 from .model_steps import ModelSteps
+from .operations import Operation
+from .segments import addMissingSegments
+from .server_info import labelValues
 from .session import Session
+from .translation import tr as _
 
 
 class Workflow:
@@ -74,6 +77,53 @@ class Workflow:
         with temporaryFolder() as folder:
             self.session.segment(scene.imageId(volume, self.session.address), version, folder, load)
 
+    def insight(self, volume: Any, kind: str, version: str, opacity: float) -> None:
+        """Compute what the network sees in a volume, and lay it over the volume."""
+        operation, session = Operation.INSIGHT, self.session
+        imageId = scene.imageId(volume, session.address)
+
+        with temporaryFolder() as folder:
+
+            def done(result: tuple[Path, dict[str, Any]]) -> None:
+                path, answer = result
+                overlays.show(path, scene.present(volume), wording.insight(kind), kind, opacity)
+                session.say(operation, " ".join([_("Shown over the volume."), *(answer.get("warnings") or ())]))
+
+            session.ask(
+                operation,
+                _("Computing..."),
+                lambda client, report: client.infer("insight", imageId, folder, {"kind": kind, "version": version}),
+                done,
+                folder,
+            )
+
+    def sideBySide(self, volume: Any, one: int, other: int) -> None:
+        """Segment a volume with two versions and show them next to each other."""
+        session, operation = self.session, Operation.SIDE_BY_SIDE
+        imageId = scene.imageId(volume, session.address)
+
+        def question(client: ServerClient, report: Any) -> list[tuple[Path, dict[str, Any]]]:
+            results = []
+            for version in (one, other):
+                (folder / str(version)).mkdir()
+                results.append(client.infer(MODEL, imageId, folder / str(version), {"version": str(version)}))
+            return results
+
+        def done(results: list[tuple[Path, dict[str, Any]]]) -> None:
+            shown = []
+            for (path, answer), version in zip(results, (one, other), strict=True):
+                values = labelValues(answer.get("label_names") or session.info.labels)
+                name = wording.segmentationName(scene.present(volume).GetName(), str(version))
+                name = slicer.mrmlScene.GenerateUniqueName(name)
+                shown.append(scene.readSegmentation(path, volume, values, name))
+            side_by_side.show(volume, *shown)
+            text = _("Left: version {one}. Right: version {other}.")
+            session.say(operation, text.format(one=one, other=other))
+
+        with temporaryFolder() as folder:
+            text = _("Segmenting with both versions...")
+            session.ask(operation, text, question, done, folder)
+
     def submit(self, segmentation: Any, volume: Any, structures: str) -> None:
         """Send the segments named in ``structures`` as the label of a volume."""
         with temporaryFolder() as folder:
@@ -90,16 +140,5 @@ class Workflow:
         names = scene.parseNames(structures)
         if not segmentation:
             return scene.createSegmentation(volume, names, wording.segmentationName(volume.GetName(), ""))
-        scene.addMissingSegments(segmentation, names)
+        addMissingSegments(segmentation, names)
         return segmentation
-
-
-@contextmanager
-def temporaryFolder() -> Iterator[Path]:
-    """A folder for files on their way; the session removes it, unless the way is not even begun."""
-    folder = Path(tempfile.mkdtemp(prefix="fm3d-", dir=slicer.app.temporaryPath))
-    try:
-        yield folder
-    except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

@@ -53,6 +53,10 @@ class MonaiLabelPeer:
         self.labels: dict[str, tuple[dict[str, Any], bytes]] = {}  # image id: (params, content)
         self.labelNames, self.trainingSeconds = labels, trainingSeconds
         self.segment: Callable[[str, dict[str, Any]], tuple[str, bytes]] | None = None
+        # Models beside "segmentation": what they make of an image's id, the parameters and a label that came along.
+        self.answers: dict[str, Callable[[str, dict[str, Any], bytes], tuple[str, bytes]]] = {}
+        self.answerParams: dict[str, Any] = {}  # added to the parameters of each answer
+        self.token = ""  # asked for with each request, if there is one
         self.requests: list[Request] = []
         self.overrides: dict[str, Callable[[Request], Reply] | Reply] = {}
         self.trainings: list[dict[str, Any]] = []
@@ -88,7 +92,8 @@ class MonaiLabelPeer:
                 "name": "FM3D",
                 "version": "0.1.0",
                 "labels": list(self.labelNames),
-                "models": {"segmentation": {"labels": list(self.labelNames), "config": {"version": self._versions()}}},
+                "models": {"segmentation": {"labels": list(self.labelNames), "config": {"version": self._versions()}}}
+                | {name: {} for name in self.answers},
                 "trainers": {"segmentation": {"config": self.trainingConfig}},
                 "strategies": {"first": {}, "random": {}},
                 "train_stats": {"segmentation": self._stats()},
@@ -151,11 +156,16 @@ class MonaiLabelPeer:
 
     def _infer(self, request: Request) -> Reply:
         params = json.loads(request.fields["params"])
-        assert self.segment is not None
-        suffix, content = self.segment(request.query["image"], params)
+        model = request.path.rpartition("/")[2]
+        if model in self.answers:
+            suffix, content = self.answers[model](request.query["image"], params, request.fields.get("label", b""))
+        else:
+            assert self.segment is not None
+            suffix, content = self.segment(request.query["image"], params)
+        told = {"label_names": self.labelNames, **self.answerParams}
         boundary = b"peer-boundary"
         body = b"--" + boundary + b'\r\nContent-Disposition: form-data; name="params"\r\n'
-        body += b"Content-Type: application/json\r\n\r\n" + json.dumps({"label_names": self.labelNames}).encode()
+        body += b"Content-Type: application/json\r\n\r\n" + json.dumps(told).encode()
         body += (
             b"\r\n--" + boundary + b'\r\nContent-Disposition: form-data; name="image"; filename="tmp' + suffix.encode()
         )
@@ -223,6 +233,7 @@ class MonaiLabelPeer:
             "POST /train/segmentation": self._train,
             "GET /train/": self._train_status,
             "DELETE /train/": self._stop,
+            **{f"POST /infer/{name}": self._infer for name in self.answers},
             "GET /datastore/label": self._get_label,
             "GET /datastore/label/info": self._label_info,
         }
@@ -252,6 +263,9 @@ class MonaiLabelPeer:
                 query = {k: v[0] for k, v in parse_qs(url.query).items()}
                 request = Request(self.command, unquote(url.path), query, b"")
                 override = peer.overrides.get(f"{self.command} {url.path}")
+                if peer.token and self.headers.get("Authorization") != f"Bearer {peer.token}":
+                    self._send(jsonReply({"detail": "Who is there?"}, status=401))
+                    return
                 if not (isinstance(override, Reply) and override.status == 413):  # 413: refused without reading
                     request.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                     _parseForm(request, self.headers.get("Content-Type", ""))

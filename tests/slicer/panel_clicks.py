@@ -23,19 +23,23 @@ def idle(widget) -> bool:
     return widget.logic.session.waitedFor is None
 
 
-def bright_and_dark(image: tuple[str, bytes]) -> tuple[str, bytes]:
-    """What the peer "segments": above 200 is 1, 100 to 200 is 2, on the grid of the file it was sent."""
+def on_grid_of(image: tuple[str, bytes], compute) -> tuple[str, bytes]:
+    """A file of what ``compute(array)`` makes of an image's voxels, on the image's grid."""
     import SimpleITK as sitk
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"image{image[0]}"
         path.write_bytes(image[1])
         volume = sitk.ReadImage(str(path))
-        array = sitk.GetArrayFromImage(volume)
-        label = sitk.GetImageFromArray(np.where(array > 200, 1, np.where(array > 100, 2, 0)).astype(np.uint8))
-        label.CopyInformation(volume)
-        sitk.WriteImage(label, str(Path(folder) / "label.nii.gz"))
-        return ".nii.gz", (Path(folder) / "label.nii.gz").read_bytes()
+        result = sitk.GetImageFromArray(compute(sitk.GetArrayFromImage(volume)))
+        result.CopyInformation(volume)
+        sitk.WriteImage(result, str(Path(folder) / "result.nii.gz"))
+        return ".nii.gz", (Path(folder) / "result.nii.gz").read_bytes()
+
+
+def bright_and_dark(image: tuple[str, bytes]) -> tuple[str, bytes]:
+    """What the peer "segments": above 200 is 1, 100 to 200 is 2."""
+    return on_grid_of(image, lambda array: np.where(array > 200, 1, np.where(array > 100, 2, 0)).astype(np.uint8))
 
 
 def add_volume(name: str = "MR head", seed: int = 0):
@@ -57,3 +61,11 @@ def finish(widget, button, seconds: float = 10.0) -> None:
     """Click and wait until what was started has ended, well or not."""
     click(button)
     assert process_events_until(lambda: not widget.logic.session._jobs, seconds)
+
+
+def uploaded(widget, peer, name: str = "MR head", seed: int = 0):
+    """A volume of the scene that the server has, selected."""
+    volume = add_volume(name, seed)
+    widget.ui.inputVolumeSelector.setCurrentNode(volume)
+    finish(widget, widget.ui.uploadButton)
+    return volume

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import qt
-from panel_clicks import click, finish
+import slicer
+from panel_clicks import click, finish, uploaded
 from PySide6.QtTest import QTest
 from slicer_env import process_events_until
 from SlicerFM3DLib.versions import ExpectedDice, parseVersion
@@ -104,3 +107,24 @@ def test_a_server_that_keeps_no_versions_is_understood(connected):
 def test_an_estimate_without_an_interval_claims_none():
     assert expected(ExpectedDice(0.8, 0.8, 0.8)) == "0.80" and expected(None) == "–"
     assert parseVersion({"version": 1, "expected_dice": {"mean": None}}).expected is None
+
+
+def test_two_versions_are_seen_side_by_side_and_then_one_view_again(models, peer):
+    ui = models.ui
+    layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
+    volume = uploaded(models, peer)
+    finish(models, ui.sideBySideButton)
+    assert ui.compareStatusLabel.text == "Left: version 3. Right: version 2."
+    left, right = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert [node.GetName() for node in (left, right)] == ["MR head version 3", "MR head version 2"]
+    assert left.GetDisplayNode().GetViewNodeIDs() == ("vtkMRMLSliceNodeRed",)
+    assert right.GetDisplayNode().GetViewNodeIDs() == ("vtkMRMLSliceNodeYellow",)
+    assert layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView
+    asked = [json.loads(r.fields["params"])["version"] for r in peer.sent("POST", "/infer/segmentation")]
+    assert asked == ["3", "2"] and volume.GetName() == "MR head"
+    assert ui.sideBySideButton.text == "End side by side"
+    click(ui.sideBySideButton)
+    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpView
+    assert left.GetDisplayVisibility() and not right.GetDisplayVisibility()
+    assert left.GetDisplayNode().GetViewNodeIDs() == () and ui.sideBySideButton.text == "Side by side"

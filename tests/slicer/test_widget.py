@@ -13,10 +13,11 @@ import qt
 import slicer
 import slicer_env
 from monailabel_peer import Reply, jsonReply
-from panel_clicks import add_volume, click, idle, voxels
+from panel_clicks import add_volume, click, finish, idle, uploaded, voxels
 from slicer_env import process_events_until
 from SlicerFM3DLib import scene
 from SlicerFM3DLib.operations import Operation
+from SlicerFM3DLib.segments import setSegment
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -94,6 +95,36 @@ def test_the_next_volume_is_loaded_and_known_to_the_server(connected, peer, tmp_
     assert volume.GetName() == "case-7" and connected.ui.segmentButton.enabled
     assert slicer.util.arrayFromVolume(volume).shape == (14, 16, 18)
     assert not list(Path(slicer.app.temporaryPath).glob("fm3d-*")), "no patient data stays in temporary folders"
+
+
+def test_a_labelled_volume_is_opened_with_its_label_and_names(connected, peer):
+    volume = uploaded(connected, peer)
+    click(connected.ui.editButton)
+    mask = slicer.util.arrayFromVolume(volume) > 200
+    drawn = connected.ui.segmentationSelector.currentNode()
+    setSegment(drawn, volume, "posterior", mask)
+    finish(connected, connected.ui.submitButton)
+    slicer_env.clear_scene()
+    connected.ui.labelledComboBox.setCurrentIndex(0)
+    assert connected.ui.labelledComboBox.currentText == "MR_head"
+    finish(connected, connected.ui.openButton)
+    opened = connected.ui.segmentationSelector.currentNode()
+    again = connected.ui.inputVolumeSelector.currentNode()
+    np.testing.assert_array_equal(voxels(opened, "posterior", again), mask)
+    assert connected.ui.caseStatusLabel.text == "Opened MR_head with its label."
+    finish(connected, connected.ui.openButton)
+    assert connected.ui.inputVolumeSelector.currentNode() is again, "it is in the scene already"
+
+
+def test_the_next_volume_is_chosen_as_the_user_wants_and_the_wish_is_kept(connected, peer):
+    ui = connected.ui
+    assert ui.strategyComboBox.currentData == "random" and ui.nextButton.text == "Next volume (N)"
+    ui.strategyComboBox.setCurrentIndex(ui.strategyComboBox.findData("first"))
+    peer.overrides["POST /activelearning/first"] = jsonReply({})
+    finish(connected, ui.nextButton)
+    assert peer.sent("POST", "/activelearning/first") and ui.caseStatusLabel.text.startswith("Every volume")
+    finish(connected, ui.connectButton)
+    assert ui.strategyComboBox.currentData == "first"
 
 
 def test_train_becomes_cancel_and_back(connected, peer):

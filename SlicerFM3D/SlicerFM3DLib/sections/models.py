@@ -7,7 +7,7 @@ from typing import Any
 
 import qt
 
-from .. import wording
+from .. import side_by_side, wording
 from ..operations import Operation
 from ..translation import tr as _
 from ..versions import Version
@@ -27,6 +27,7 @@ class ModelsSection(Section):
         self.tell(ui.modelsStatusLabel, Operation.VERSIONS)
         self.tell(ui.compareStatusLabel, Operation.COMPARE, Operation.SIDE_BY_SIDE)
         self.offer(Operation.COMPARE, ui.compareButton, self._compare, self._mayCompare)
+        self.offer(Operation.SIDE_BY_SIDE, ui.sideBySideButton, self._sideBySide, self._maySeeSideBySide)
         ui.rollBackButton.clicked.connect(self._rollBack)
         ui.versionsTableWidget.itemSelectionChanged.connect(self._onSelection)
         ui.compareComboBox.currentIndexChanged.connect(lambda *_index: self.showOffers())
@@ -43,6 +44,8 @@ class ModelsSection(Section):
         ui.rollBackButton.enabled = self.session.mayStart(Operation.VERSIONS) and len(versions) > 1
         if info and not versions:
             self.hint(ui.modelsStatusLabel, _("Nothing learned yet. Each training adds a version here."))
+        if side_by_side.isShown() and not self.session.isRunning(Operation.SIDE_BY_SIDE):
+            ui.sideBySideButton.text = _("End side by side")
         self._showComparison()
 
     @property
@@ -113,6 +116,16 @@ class ModelsSection(Section):
     def _rollBack(self, _checked: bool = False) -> None:
         with self.session.toldAt(Operation.VERSIONS):
             self.logic.models.rollBack()
+
+    def _maySeeSideBySide(self) -> bool:
+        return side_by_side.isShown() or (self._mayCompare() and self.panel.isKnown)
+
+    def _sideBySide(self) -> None:
+        if side_by_side.isShown():
+            side_by_side.end()
+            self.session.say(Operation.SIDE_BY_SIDE, _("Back to one view."))
+        else:
+            self.logic.sideBySide(self.panel.volume, self.selected.number, self.other)
 
     def _compare(self) -> None:
         self.logic.models.compare(self.selected.number, self.other)

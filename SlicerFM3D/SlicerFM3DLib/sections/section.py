@@ -36,7 +36,7 @@ class Offer:
 
 
 class Section:
-    """One section. Subclasses name their file and offer what their buttons do.
+    """One section. Subclasses name their file (none: their widgets are in another's) and offer what buttons do.
 
     :param panel: what it is part of; the widgets of all sections are in ``panel.ui``.
     """
@@ -59,6 +59,12 @@ class Section:
 
     def onConnected(self) -> None:
         """A server has answered."""
+
+    def onSceneClosed(self) -> None:
+        """The user has closed the scene; no node is left."""
+
+    def exit(self) -> None:
+        """The user goes to another module."""
 
     def cleanup(self) -> None:
         """The panel goes."""

@@ -25,17 +25,21 @@ class TrainSection(Section):
         self._drawn: Any = None
         self.offer(Operation.TRAIN, ui.trainButton, self._train, self._isReady)
         self.tell(ui.trainStatusLabel, Operation.TRAIN)
+        ui.presetComboBox.currentIndexChanged.connect(lambda *_index: self.show())
         for widget in (ui.labelsListWidget, ui.casesListWidget):
             widget.itemChanged.connect(lambda *_item: self.showOffers())
 
     def show(self) -> None:
         ui, info = self.ui, self.session.info
         presets = info.choices.get("preset", ()) if info else ()
+        if presets and "none" not in presets:
+            presets = (*presets, "none")
         fill(ui.presetComboBox, presets, wording.preset)
         ui.presetComboBox.visible = ui.presetLabel.visible = bool(presets)
         methods = info.choices.get("method", ()) if info else ()
-        fill(ui.methodComboBox, ("", *methods) if presets and methods else methods, wording.method)
+        fill(ui.methodComboBox, methods, wording.method)
         ui.methodComboBox.visible = ui.methodLabel.visible = bool(methods)
+        ui.advancedGroupBox.enabled = not presets or ui.presetComboBox.currentData == "none"
         self._showList(ui.labelsListWidget, ui.learnLabel, info.labels if info else None)
         self._showList(ui.casesListWidget, ui.casesLabel, info.labelledCases if info else None)
         if info and not info.labelled:
@@ -76,8 +80,10 @@ class TrainSection(Section):
 
     def _train(self) -> None:
         ui = self.ui
-        settings: dict[str, Any] = {"preset": ui.presetComboBox.currentData, "method": ui.methodComboBox.currentData}
-        settings["seconds"] = self.panel.parameters.seconds
+        preset = ui.presetComboBox.currentData
+        settings: dict[str, Any] = {"preset": preset}
+        if preset in (None, "none"):  # a preset decides on method and time itself
+            settings = {"method": ui.methodComboBox.currentData, "seconds": self.panel.parameters.seconds, **settings}
         for key, widget in (("labels", ui.labelsListWidget), ("cases", ui.casesListWidget)):
             chosen = ticked(widget)
             if len(chosen) < widget.count:  # all: the server decides, and takes what was submitted meanwhile
