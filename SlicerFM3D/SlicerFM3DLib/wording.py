@@ -83,7 +83,7 @@ def preset(key: str) -> str:
         "fast": _("Fast: a first version within minutes"),
         "balanced": _("Balanced"),
         "thorough": _("Thorough: the best this data gives"),
-        "auto": _("Automatic: by cases, structures and computer"),
+        "auto": _("Automatic"),
         "none": _("Own choice, see Advanced"),
     }
     return known.get(key, key)
@@ -115,6 +115,8 @@ def expected(dice: ExpectedDice | None) -> str:
 def versionDetails(version: Version) -> str:
     """All that is known about a version, in lines."""
     lines = [_("Structures: {names}").format(names=", ".join(version.labels))]
+    if version.created:
+        lines.append(_("Made: {when}").format(when=version.created[:16].replace("T", " ")))
     if version.cases:
         lines.append(_("Learned from: {cases}").format(cases=", ".join(version.cases)))
     if version.seconds is not None:
@@ -141,8 +143,7 @@ def compared(comparison: Comparison) -> str:
     elif comparison.p is not None:
         parts.append(_("p = {p:.2g}").format(p=comparison.p))
     if comparison.learnedFrom:
-        text = _("Learned from, so flattering: {cases}.")
-        parts.append(text.format(cases=", ".join(comparison.learnedFrom)))
+        parts.append(_("Cases marked * were learned from: their Dice is too good."))
     return " ".join(parts)
 
 

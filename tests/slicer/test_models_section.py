@@ -41,10 +41,11 @@ def select(table, row: int) -> None:
 
 def test_versions_are_listed_with_what_they_promise(models):
     rows = texts(models.ui.versionsTableWidget)
-    assert rows[0] == ["3 (active)", "Final", "0.73 (0.60 to 0.80)", "2", "2026-11-23 09:30"]
+    assert rows[0] == ["3 (active)", "Final", "0.73 (0.60 to 0.80)", "2"]
     assert [row[0] for row in rows] == ["3 (active)", "2", "1"]
     assert rows[2][1:3] == ["Quick: linear probe", "–"]
-    assert "cross-validation on 3 cases" in models.ui.versionsTableWidget.item(0, 0).toolTip()
+    details = models.ui.versionsTableWidget.item(0, 0).toolTip()
+    assert "cross-validation on 3 cases" in details and "Made: 2026-11-23 09:30" in details
 
 
 def test_another_version_is_activated_and_rolled_back(models, peer):
@@ -71,7 +72,7 @@ def test_two_versions_are_compared_on_the_submitted_cases(models, peer):
     assert ui.compareComboBox.currentText == "Version 2"
     finish(models, ui.compareButton)
     text = ui.compareStatusLabel.text
-    assert "0.805 (version 3), 0.800 (version 2)" in text and "No difference" in text and "case-1" in text
+    assert "0.805 (version 3), 0.800 (version 2)" in text and "No difference" in text and "marked *" in text
     assert texts(ui.comparisonTableWidget) == [["case-1 *", "0.910", "0.800"], ["case-9", "0.700", "–"]]
     assert ui.comparisonTableWidget.horizontalHeaderItem(1).text() == "Version 3"
 
@@ -82,7 +83,7 @@ def test_a_long_comparison_is_cancelled_on_the_server_too(models, peer):
     assert models.ui.compareButton.text == "Cancel" and models.ui.nextButton.enabled, "other work goes on beside it"
     assert process_events_until(lambda: "1 of 400" in models.ui.compareStatusLabel.text)
     click(models.ui.compareButton)
-    assert process_events_until(lambda: models.ui.compareButton.text == "On submitted cases")
+    assert process_events_until(lambda: models.ui.compareButton.text == "Dice on submitted cases")
     assert models.ui.compareStatusLabel.text == "Cancelled." and peer.cancelledJobs == ["compare"]
 
 

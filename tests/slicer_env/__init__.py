@@ -95,6 +95,14 @@ def save_screenshot(widget: Any, path: str | Path, width: int = 420) -> Path:
     return Path(path)
 
 
+def save_section(widget: Any, name: str, path: str | Path) -> Path:
+    """A picture of one section of the panel, as :func:`save_screenshot` makes one of the whole."""
+    section = getattr(widget.ui, f"{name}CollapsibleButton")
+    save_screenshot(widget, path)
+    section.grab().save(str(path))
+    return Path(path)
+
+
 def _importSlicer() -> types.ModuleType:
     """``import slicer``, with folders out of sight that are only called so.
 

@@ -31,7 +31,7 @@ class ModelsSection(Section):
         ui.rollBackButton.clicked.connect(self._rollBack)
         ui.versionsTableWidget.itemSelectionChanged.connect(self._onSelection)
         ui.compareComboBox.currentIndexChanged.connect(lambda *_index: self.showOffers())
-        headers = (_("Version"), _("Learned"), _("Expected Dice"), _("Cases"), _("Made"))
+        headers = (_("Version"), _("Learned"), _("Expected Dice"), _("Cases"))
         _prepare(ui.versionsTableWidget, headers)
         _prepare(ui.comparisonTableWidget, (_("Case"), _("First"), _("Second")))
 
@@ -71,7 +71,6 @@ class ModelsSection(Section):
                 wording.stage(version.stage or version.method),
                 wording.expected(version.expected),
                 str(len(version.cases) or "–"),
-                version.created[:16].replace("T", " "),
             )
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
@@ -135,6 +134,7 @@ def _prepare(table: Any, headers: Sequence[str]) -> None:
     table.setColumnCount(len(headers))
     table.setHorizontalHeaderLabels(list(headers))
     table.verticalHeader().setVisible(False)
+    table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 6)
     header = table.horizontalHeader()
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setStretchLastSection(True)

@@ -135,10 +135,12 @@ def fill(box: Any, keys: Sequence[str], word: Callable[[str], str]) -> None:
     if [box.itemData(index) for index in range(box.count)] == list(keys):
         return
     chosen = box.currentData
+    box.blockSignals(True)  # what the user has not done shall start nothing
     box.clear()
     for key in keys:
         box.addItem(word(key), key)
     box.setCurrentIndex(keys.index(chosen) if chosen in keys else 0)
+    box.blockSignals(False)
 
 
 def setting(name: str, default: str) -> str:
