@@ -7,7 +7,7 @@ from monailabel_peer import jsonReply
 from panel_clicks import click, finish
 from slicer_env import process_events_until
 from SlicerFM3DLib import curve
-from SlicerFM3DLib.train_status import EarlyVersion, parseStatus
+from SlicerFM3DLib.train_status import EarlyVersion, parseOwnStatus, parseStatus
 from SlicerFM3DLib.wording import trained, training
 
 
@@ -85,9 +85,15 @@ def test_the_curve_falls_from_left_to_right(connected):
 
 
 def test_a_training_that_waits_in_the_queue_says_so():
-    waits = parseStatus({"status": "RUNNING"}, {"state": "waiting", "queue_position": 1})
-    assert waits.isActive and training(waits) == "Waiting in the queue. Another training comes first."
-    assert "2 trainings come first" in training(parseStatus({"status": "waiting"}, {"queue_position": 2}))
+    queue = [{"id": "a"}, {"id": "mine"}]
+    task = {"id": "mine", "run_id": "m", "status": "SUBMITTED", "state": "waiting", "message": ""}
+    waits = parseOwnStatus(task, {"run_id": "other", "state": "running", "loss": 0.1, "queue": queue})
+    assert waits.isActive and training(waits) == "Waiting in the queue. 2 trainings come first."
+    next_one = parseOwnStatus(task, {"run_id": "other", "state": "running", "loss": 0.1, "queue": queue[1:]})
+    assert training(next_one) == "Waiting in the queue. Another training comes first."
+    assert next_one.loss is None, "the figures of another training are not shown"
+    ended = parseOwnStatus({**task, "state": "cancelled", "message": "Cancelled before it began."}, {"run_id": "other"})
+    assert trained(ended) == "Cancelled before it began."
 
 
 def test_how_a_training_ended_is_said_in_words():
