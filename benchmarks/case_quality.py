@@ -48,7 +48,7 @@ from fm3d_core.tasks import SegmentationTask
 from fm3d_core.torchvision_guard import ensure_torchvision_importable
 from fm3d_core.volumes import Case, Volume, find_cases, read_label, read_label_names, read_volume
 
-SIGNALS = ("confidence", "agreement", "stability", "size", "reverse", "expected")
+SIGNALS = ("confidence", "agreement", "stability", "size", "reverse", "expected", "expected_confidence")
 FITTED_SETS = {
     **{name: SETS[name] for name in ("hippocampus", "la_mr", "acdc_mr")},
     "nsclc_ct": RealSet("other/nsclc_ct"),
@@ -91,7 +91,7 @@ class Benchmark:
         runs: folder of the runs' files; a run that is there is not repeated.
         data: folder of the sets.
         part: measure on the test volumes, or fit the model and write it into the package.
-        seconds: training budget of each adapter; held-out trainings take half.
+        seconds: training budget of each adapter, core-seconds; held-out trainings take half.
         threads: of the processor.
         only: names of the sets to run; default: all.
     """
@@ -139,7 +139,7 @@ class Benchmark:
         assert not {case.name for case in training} & {case.name for case in segmented}
         labels = tuple(read_label_names(self.data / source.folder).values())
         task = SegmentationTask(labels)
-        settings = FinetuneSettings(seconds=self.seconds, method=run.method)
+        settings = FinetuneSettings(seconds=self.seconds, method=run.method, clock="cpu")
         learned = [LabeledCase(case.name, case.image, case.label) for case in training if case.label is not None]
         adapter = finetune(learned, task, settings)
         expected = cross_validate(learned, task, settings) if run.shots > 1 else None

@@ -42,7 +42,7 @@ class Benchmark:
         data: folder of the sets.
         sets: which of them.
         shots: labelled volumes.
-        seconds: training budget.
+        seconds: training budget, core-seconds.
         weights: of the penalty; FSEFT's is 0.1.
         threads: of the processor.
     """
@@ -82,7 +82,7 @@ class Benchmark:
         training = choose_training(cases, source, self.shots)
         labels = tuple(read_label_names(self.data / source.folder).values())
         learned = [LabeledCase(case.name, case.image, case.label) for case in training if case.label is not None]
-        adapter = finetune(learned, SegmentationTask(labels), FinetuneSettings(seconds=self.seconds))
+        adapter = finetune(learned, SegmentationTask(labels), FinetuneSettings(seconds=self.seconds, clock="cpu"))
         predictor = Predictor(adapter)
         rows = []
         for case in cases[-source.test :]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 COVERAGE = 0.8  # share of further volumes that the interval is meant to hold
@@ -20,6 +20,8 @@ class ExpectedDice:
         cases: held-out volume -> its mean Dice.
         structures: structure -> mean Dice over the held-out volumes that have it.
         how: how it was measured, in words.
+        confidence: structure -> mean confidence of the held-out segmentations
+            (:attr:`fm3d_core.inference.Prediction.confidence`), what one would expect without their truth.
     """
 
     mean: float
@@ -28,6 +30,7 @@ class ExpectedDice:
     cases: dict[str, float]
     structures: dict[str, float]
     how: str
+    confidence: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExpectedDice:
@@ -44,6 +47,7 @@ class ExpectedDice:
             {str(name): float(value) for name, value in made.cases.items()},
             {str(name): float(value) for name, value in made.structures.items()},
             str(made.how),
+            {str(name): float(value) for name, value in made.confidence.items()},
         )
 
     def __str__(self) -> str:
@@ -52,7 +56,11 @@ class ExpectedDice:
         return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def expected_dice(cases: Mapping[str, Mapping[str, float]], how: str) -> ExpectedDice | None:
+def expected_dice(
+    cases: Mapping[str, Mapping[str, float]],
+    how: str,
+    confidence: Mapping[str, Mapping[str, float]] | None = None,
+) -> ExpectedDice | None:
     """Sum up what was measured.
 
     The interval is the prediction interval of Student's t for one further value from the same normal distribution,
@@ -61,6 +69,7 @@ def expected_dice(cases: Mapping[str, Mapping[str, float]], how: str) -> Expecte
     Args:
         cases: held-out volume -> structure -> Dice; NaN where a structure could not be measured.
         how: it was measured.
+        confidence: held-out volume -> structure -> confidence of the segmentation, of the same structures.
 
     Returns:
         None if nothing could be measured.
@@ -69,13 +78,18 @@ def expected_dice(cases: Mapping[str, Mapping[str, float]], how: str) -> Expecte
     per_case = {name: score for name, score in per_case.items() if not math.isnan(score)}
     if not per_case:
         return None
-    names = dict.fromkeys(structure for scores in cases.values() for structure in scores)
-    structures = {name: _mean([scores[name] for scores in cases.values() if name in scores]) for name in names}
-    measured = {name: round(score, 4) for name, score in structures.items() if not math.isnan(score)}
+    measured = _means(cases)
     values = list(per_case.values())
     low, high = _interval(values)
     rounded = {name: round(score, 4) for name, score in per_case.items()}
-    return ExpectedDice(round(_mean(values), 4), low, high, rounded, measured, how)
+    return ExpectedDice(round(_mean(values), 4), low, high, rounded, measured, how, _means(confidence or {}))
+
+
+def _means(cases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Structure -> mean over the volumes in which it is known."""
+    names = dict.fromkeys(structure for figures in cases.values() for structure in figures)
+    means = {name: _mean([figures[name] for figures in cases.values() if name in figures]) for name in names}
+    return {name: round(value, 4) for name, value in means.items() if not math.isnan(value)}
 
 
 def _interval(values: list[float]) -> tuple[float | None, float | None]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLDS = 5  # more volumes than this are held out in groups
 SHARE = 0.5  # of the whole run's seconds, for each fold: with a third, hippocampus came out 0.06 too low
 SHORTEST = 5.0  # seconds of training of a fold: below this a fold says nothing of the whole run
-Scores = dict[str, dict[str, float]]  # case -> structure -> Dice
+Scores = dict[str, dict[str, float]]  # case -> structure -> Dice or another figure
 
 
 def cross_validate(
@@ -97,6 +97,7 @@ def cross_validate_set(
     if len(groups) == 1:
         return _within(data, learn)
     measured: Scores = {}
+    confidence: Scores = {}
     for fold in range(count):
         held_out = [index for group in groups[fold::count] for index in group]
         learned = [index for index in range(len(data.loaded)) if index not in held_out]
@@ -104,9 +105,11 @@ def cross_validate_set(
             continue
         predictor = learn(part, fold + 1)
         for index in held_out:
-            measured |= score(predictor, data.loaded[index], data.task)
+            dice, sure = _score_with_confidence(predictor, data.loaded[index], data.task)
+            measured, confidence = measured | dice, confidence | sure
     volumes = "volume" if len(groups) == count else "group of volumes"
-    return expected_dice(measured, f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s")
+    how = f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s"
+    return expected_dice(measured, how, confidence)
 
 
 def groups_of(data: TrainingSet) -> list[list[int]]:
@@ -128,6 +131,15 @@ def score(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> Sco
     known = predictor.card.task.labels
     order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
     return score_segmentation(order[predictor.segment(case.image)], case, task, known)
+
+
+def _score_with_confidence(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> tuple[Scores, Scores]:
+    """Dice as of :func:`score`, and the confidence of the same structures."""
+    known = predictor.card.task.labels
+    order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
+    prediction = predictor.predict(case.image)
+    dice = score_segmentation(order[prediction.labels], case, task, known)
+    return dice, {case: {name: prediction.confidence[name] for name in each} for case, each in dice.items()}
 
 
 def score_segmentation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,16 +111,14 @@ def _chosen(labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Ten
     from fm3d_core.volumes import IGNORED
 
     flat = labels.flatten()
-    indices: list[torch.Tensor] = []
-    shares: Sequence[torch.Tensor] | list[torch.Tensor] = []
+    indices, shares = [torch.empty(0, dtype=torch.long)], [torch.empty(0)]
     for value in flat.unique().tolist():
         if value == IGNORED:
             continue
-        of_class = (flat == value).nonzero().flatten()
+        taken = of_class = (flat == value).nonzero().flatten()
         wanted = BACKGROUND if value == 0 else PER_CLASS
-        taken = of_class
         if len(of_class) > wanted:
             taken = of_class[torch.randint(len(of_class), (wanted,), generator=generator)]
         indices.append(taken)
-        shares = [*shares, torch.full((len(taken),), len(of_class) / len(taken))]
-    return (torch.cat(indices), torch.cat(list(shares))) if indices else (torch.empty(0).long(), torch.empty(0))
+        shares.append(torch.full((len(taken),), len(of_class) / len(taken)))
+    return torch.cat(indices), torch.cat(shares)

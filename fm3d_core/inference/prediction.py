@@ -23,6 +23,8 @@ class Prediction:
         uncertainty: (X, Y, Z) float32 from 0 (sure) to 1 (all classes alike), same grid: the entropy of the class
             probabilities over its largest value; ``write_map`` brings it to the file's grid.
         sizes: structure -> ml.
+        confidence: structure -> Dice between its mask and the probabilities the mask was cut from: what Dice to expect
+            if the probabilities were right, which those of a network seldom are. 0 where it was not found.
         scores: (classes, X', Y', Z') float32 on the prepared grid, before the softmax.
         prepared: what the network saw, and the way back.
         voxel_ml: size of a voxel of ``labels``.
@@ -33,6 +35,7 @@ class Prediction:
     labels: npt.NDArray[np.uint8]
     uncertainty: npt.NDArray[np.float32]
     sizes: dict[str, float]
+    confidence: dict[str, float]
     scores: torch.Tensor
     prepared: PreparedVolume
     voxel_ml: float
@@ -62,3 +65,14 @@ def sizes_in_ml(labels: npt.NDArray[np.uint8], voxel_ml: float, values: dict[str
 
     counts = np.bincount(labels.ravel(), minlength=256)
     return {name: int(counts[value]) * voxel_ml for name, value in values.items()}
+
+
+def confidence_of(scores: torch.Tensor, values: dict[str, int]) -> dict[str, float]:
+    """See :attr:`Prediction.confidence`; of scores (classes, X, Y, Z)."""
+    classes, probabilities = scores.argmax(0), scores.softmax(0)
+    found = {}
+    for name, value in values.items():
+        mask = classes == value
+        total = float(mask.sum() + probabilities[value].sum())
+        found[name] = float(2 * probabilities[value][mask].sum()) / total if total else 0.0
+    return found

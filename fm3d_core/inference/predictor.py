@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.errors import SettingsError
-from fm3d_core.inference.prediction import Prediction, normalised_entropy, overlap, sizes_in_ml
+from fm3d_core.inference.prediction import Prediction, confidence_of, normalised_entropy, overlap, sizes_in_ml
 from fm3d_core.inference.sliding_window import number_of_windows, sliding_window_scores
 from fm3d_core.inference.variants import VARIANTS
 from fm3d_core.inference.views import MOST_VIEWS, views, views_for
@@ -114,6 +114,7 @@ class Predictor:
             labels,
             uncertainty,
             sizes_in_ml(labels, voxel_ml, self.card.task.values),
+            confidence_of(scores, self.card.task.values),
             scores,
             prepared,
             voxel_ml,

@@ -30,6 +30,7 @@ class Signals:
         size: 1 for the mean size of the labelled volumes, 0 for one that is 4 spreads or more away.
         reverse: how well the predicted mask teaches the labelled volumes, 1 as well as a true one.
         expected: mean Dice of the structure on held-out volumes.
+        expected_confidence: the mean confidence there: beside ``expected`` it says how overconfident this training is.
     """
 
     confidence: float
@@ -38,6 +39,7 @@ class Signals:
     size: float | None = None
     reverse: float | None = None
     expected: float | None = None
+    expected_confidence: float | None = None
 
     def known(self) -> dict[str, float]:
         """Those that are known."""
@@ -60,23 +62,23 @@ def signals_of(
     from fm3d_core.adaptation.size_prior import size_priors
 
     card = predictor.card
-    classes, probabilities = prediction.scores.argmax(0), prediction.scores.softmax(0)
     frozen = _frozen_pass(predictor, prediction, progress, should_stop)
     reverse = reverse_check(frozen.voxels, references, card.task.values) if frozen and references else {}
     priors = size_priors(card.sizes)
+    # slabs of the one labelled volume say nothing of other patients
+    expected = card.expected_dice if card.expected_dice and card.expected_dice.low is not None else None
+    classes = prediction.scores.argmax(0)
     signals = {}
     for name, value in card.task.values.items():
-        mask = classes == value
-        total = float(mask.sum() + probabilities[value].sum())
-        confidence = float(2 * probabilities[value][mask].sum()) / total if total else 0.0
         prior = priors.get(name)
         signals[name] = Signals(
-            confidence,
+            prediction.confidence[name],
             _known(overlap(classes, frozen.classes, value)) if frozen else None,
             _known(prediction.stability.get(name, math.nan)),
             1 - min(abs(prior.deviation(prediction.sizes[name])) / FARTHEST, 1.0) if prior else None,
             reverse.get(name),
-            card.expected_dice.structures.get(name) if card.expected_dice else None,
+            expected.structures.get(name) if expected else None,
+            expected.confidence.get(name) if expected else None,
         )
     return signals
 

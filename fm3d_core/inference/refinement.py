@@ -15,20 +15,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.size_prior import MARGIN, size_priors
-from fm3d_core.devices import autocast
 from fm3d_core.errors import SettingsError, Stopped
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
 
 if TYPE_CHECKING:
     import torch
 
-    from fm3d_core.inference.frozen_features import Box
     from fm3d_core.inference.prediction import Prediction
     from fm3d_core.inference.predictor import Predictor
-    from fm3d_core.models.heads import LinearHead
-
-NEAR = 0.01  # probability of a structure from which a voxel may belong to it
-NEAR_VOXELS, FAR_VOXELS = 40_000, 10_000  # that sizes are reckoned from
+    from fm3d_core.inference.volume_maps import MapsOfWindow, SizeSample
 
 
 @dataclass(frozen=True)
@@ -68,23 +63,6 @@ class Refinement:
     steps: int
 
 
-@dataclass(frozen=True)
-class _Window:
-    """The final backbone's maps of one window, as the linear head takes them, and the padded window's size."""
-
-    box: Box
-    maps: list[torch.Tensor]
-    padded: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """Voxels that sizes are reckoned from: features (n, C) and the ml that each stands for (n,)."""
-
-    features: torch.Tensor
-    ml: torch.Tensor
-
-
 def refine(
     predictor: Predictor,
     prediction: Prediction,
@@ -107,6 +85,7 @@ def refine(
         Stopped: ``should_stop`` said so.
     """
     from fm3d_core.adaptation.closed_form import linear_part
+    from fm3d_core.inference.volume_maps import maps_of_volume, size_sample
     from fm3d_core.models.heads import LinearHead
 
     settings = settings or RefinementSettings()
@@ -126,11 +105,11 @@ def refine(
     wanted = {name: prior.mean for name, prior in priors.items()}
     if all(abs(error) <= settings.margin for error in errors):
         return Refinement(prediction, 0, prediction.sizes, prediction.sizes, wanted, 0)
-    windows = _features(predictor, prediction, progress, should_stop)
-    sample = _sample(windows, prediction)
+    windows = maps_of_volume(predictor, prediction, progress, should_stop)
+    sample = size_sample(windows, prediction)
     targets = {predictor.card.task.values[name]: size for name, size in wanted.items()}
     clock = StageClock("refining", settings.steps, progress)
-    change, made = _steps(head, sample, targets, settings, clock, should_stop)
+    change, made = _steps(sample, targets, settings, clock, should_stop)
     return replace(_applied(predictor, prediction, windows, change), wanted=wanted, steps=made)
 
 
@@ -139,62 +118,8 @@ def _error(size: float, wanted: float) -> float:
     return (wanted - size) / max(wanted, size)
 
 
-def _features(
-    predictor: Predictor, prediction: Prediction, progress: ProgressCallback, should_stop: ShouldStop
-) -> list[_Window]:
-    """The trained backbone's maps over windows side by side, in half precision."""
-    import torch
-
-    from fm3d_core.inference.frozen_features import windows_of
-    from fm3d_core.models.heads import AdaptedHead
-
-    network, image = predictor.network, prediction.prepared.image
-    boxes = list(windows_of((image.shape[1], image.shape[2], image.shape[3]), predictor.card.window))
-    clock, windows = StageClock("features of this volume", len(boxes), progress), []
-    for done, box in enumerate(boxes):
-        if should_stop():
-            raise Stopped("The refinement")
-        clock.report(done)
-        with torch.inference_mode(), autocast(predictor.device):
-            padded = network.prepare(image[(slice(None), *box)][None].to(predictor.device))
-            maps = network.features(padded, prediction.prepared.spacing)
-            if isinstance(network.head, AdaptedHead):
-                maps = network.head.adapted(maps)
-        windows.append(_Window(box, [each.half().cpu() for each in maps], padded.cpu()))
-    clock.report(len(boxes))
-    return windows
-
-
-def _sample(windows: Sequence[_Window], prediction: Prediction) -> _Sample:
-    """Voxels near structures densely, the others sparsely; each stands for its share of the volume."""
-    import torch
-
-    from fm3d_core.models.voxel_features import features_at
-
-    generator = torch.Generator().manual_seed(0)
-    near = 1 - prediction.scores.softmax(0)[0] > NEAR
-    total = {True: int(near.sum()), False: int((~near).sum())}
-    rates = {True: min(NEAR_VOXELS / max(total[True], 1), 1.0), False: min(FAR_VOXELS / max(total[False], 1), 1.0)}
-    x, y, z = prediction.prepared.spacing
-    features, ml = [], []
-    covered = torch.zeros(near.shape, dtype=torch.bool)  # windows at the far end overlap those before
-    for window in windows:
-        chances = torch.where(near[window.box], rates[True], rates[False]).masked_fill(covered[window.box], 0.0)
-        covered[window.box] = True
-        taken = torch.rand(chances.shape, generator=generator) < chances
-        places = taken.nonzero()
-        if not len(places):
-            continue
-        size = (window.padded.shape[-3], window.padded.shape[-2], window.padded.shape[-1])
-        flat = (places[:, 0] * size[1] + places[:, 1]) * size[2] + places[:, 2]
-        features.append(features_at(window.maps, flat[None], size)[0])
-        ml.append(x * y * z / 1000 / chances[taken])
-    return _Sample(torch.cat(features), torch.cat(ml))
-
-
 def _steps(
-    head: LinearHead,
-    sample: _Sample,
+    sample: SizeSample,
     targets: Mapping[int, float],
     settings: RefinementSettings,
     clock: StageClock,
@@ -204,21 +129,17 @@ def _steps(
     import torch
     from torch.nn import functional as F
 
-    start = torch.cat([each.weight.flatten(1).T for each in head.classifiers]).float().cpu()  # type: ignore[operator]
-    first = sample.features @ start
-    if head.classifiers[0].bias is not None:
-        first = first + head.classifiers[0].bias.float().cpu()  # type: ignore[operator]
-    before, share = first.softmax(1), sample.ml / sample.ml.sum()
+    before, share = sample.scores.softmax(1), sample.ml / sample.ml.sum()
     # features of a common scale: one learning rate then suits all of them
     scale = sample.features.std(0) + 1e-3
     design = F.pad((sample.features - sample.features.mean(0)) / scale, (0, 1), value=1.0)
-    change = torch.zeros((design.shape[1], first.shape[1]), requires_grad=True)
+    change = torch.zeros((design.shape[1], sample.scores.shape[1]), requires_grad=True)
     optimiser, made = torch.optim.AdamW([change], lr=settings.learning_rate, weight_decay=0.0), 0
     for made in range(settings.steps):
         if should_stop():
             raise Stopped("The refinement")
         clock.report(made)
-        now = (first + design @ change).log_softmax(1)
+        now = (sample.scores + design @ change).log_softmax(1)
         penalty = size_penalty((now.exp() * sample.ml[:, None]).sum(0), targets, settings.margin)
         if float(penalty.detach()) == 0:
             break
@@ -249,13 +170,13 @@ def size_penalty(sizes: torch.Tensor, targets: Mapping[int, float], margin: floa
 
 
 def _applied(
-    predictor: Predictor, prediction: Prediction, windows: Sequence[_Window], change: torch.Tensor
+    predictor: Predictor, prediction: Prediction, windows: Sequence[MapsOfWindow], change: torch.Tensor
 ) -> Refinement:
     """Add what the changed weights change to the scores, which keep their blending of windows."""
     import numpy as np
     import torch
 
-    from fm3d_core.inference.prediction import normalised_entropy, sizes_in_ml
+    from fm3d_core.inference.prediction import confidence_of, normalised_entropy, sizes_in_ml
     from fm3d_core.models.heads import LinearHead
 
     difference = LinearHead([each.shape[1] for each in windows[0].maps], change.shape[1])
@@ -279,6 +200,7 @@ def _applied(
         labels=labels,
         uncertainty=prediction.prepared.restore_map(normalised_entropy(scores.softmax(0))),
         sizes=sizes_in_ml(labels, prediction.voxel_ml, predictor.card.task.values),
+        confidence=confidence_of(scores, predictor.card.task.values),
         scores=scores,
     )
     changed = int(np.count_nonzero(labels != prediction.labels))
