@@ -121,11 +121,12 @@ def train(
     source = batch_source(network, method, data.prepared, window, settings, device, progress, should_stop, kept)
     card = card_of_training(data, settings, built, window)
     known = start is not None and knows_all(start, task)
-    first_head = dict(start.first_head) if start is not None and known else {}
+    probed = {name.removeprefix("head."): tensor for name, tensor in probe.tensors.items()} if probe is not None else {}
+    first_head = dict(start.first_head) if start is not None and known else probed
     if settings.closed_form and can_be_solved(network) and not known:
         head, plain = linear_part(network.head), "new" not in (settings.decoder, settings.bottleneck)
-        if probe is not None and plain:
-            head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in probe.tensors.items()})
+        if probed and plain:
+            head.load_state_dict(probed)
         else:
             solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
         if plain:
