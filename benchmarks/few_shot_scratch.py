@@ -52,6 +52,7 @@ def _train(row: Row, volumes: Split, build: Callable[[], torch.nn.Module], crop:
     import torch
     from monai.inferers import sliding_window_inference
     from monai.losses import DiceCELoss
+    from monai.transforms import SpatialPad
     from monai.utils import set_determinism
 
     set_determinism(row.seed)
@@ -79,12 +80,15 @@ def _train(row: Row, volumes: Split, build: Callable[[], torch.nn.Module], crop:
         steps += 1
     trained = time.process_time() - prepared
     network.eval()
+    padding = SpatialPad(crop, mode="minimum")
 
     def segment(case: Case) -> npt.NDArray[np.uint8]:
-        image = torch.from_numpy(normalised(read_volume(case.image).array, whole))[None, None]
+        image = torch.from_numpy(normalised(read_volume(case.image).array, whole))[None]
+        padded = padding(image)  # as in training: the window's own padding has zeros
         with torch.no_grad(), autocast(device):
-            scores = sliding_window_inference(image, crop, 4, network, overlap=0.25, mode="gaussian")
-        return scores.float().argmax(1)[0].numpy().astype(np.uint8)  # type: ignore[union-attr]
+            scores = sliding_window_inference(padded[None], crop, 4, network, overlap=0.25, mode="gaussian")
+        found = padding.inverse(scores.float().argmax(1))  # type: ignore[union-attr]
+        return found[0].numpy().astype(np.uint8)
 
     return Trained(segment, prepared - started, trained, steps, {"learning_rate": rate})
 
@@ -121,7 +125,7 @@ def _transform(crop: Size, whole: bool) -> Callable[[Any], Any]:
     crops = [] if whole else [RandCropByPosNegLabeld(keys, "label", crop, pos=2, neg=1, num_samples=2)]
     return Compose(
         [
-            SpatialPadd(["image"], crop, mode="minimum") if whole else SpatialPadd(["image"], crop),
+            SpatialPadd(["image"], crop, mode="minimum"),
             SpatialPadd(["label"], crop),
             *crops,
             RandAffined(
