@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from fm3d_core.adaptation.adapter import KNOWN_CLASSES, Adapter, AdapterCard, library_versions, now
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.errors import SettingsError, WeightsError
-from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import choose_weights
 from fm3d_core.models.weights.known_head import KnownHead, head_of
 from fm3d_core.models.weights.store import card_of, weights_folder
@@ -19,8 +18,6 @@ from fm3d_core.volumes.structure_names import canonical_name
 
 if TYPE_CHECKING:
     import torch
-
-    from fm3d_core.models.weights.catalogue import NetworkInput
 
 STAGE = "zero_shot"
 CROP = (96, 96, 96)  # where the weights' own is not known
@@ -33,14 +30,12 @@ class KnownStructures:
     Attributes:
         spec: of their backbone.
         head: their classifier.
-        fed: what they were fed with.
-        id: of the catalogue.
+        name: of the catalogue, or of their file.
     """
 
     spec: BackboneSpec
     head: KnownHead
-    fed: NetworkInput
-    id: str
+    name: str
 
     def row_of(self, name: str) -> int | None:
         """The classifier's row of a structure; None if it does not know it."""
@@ -59,12 +54,10 @@ def known_structures(settings: FinetuneSettings, channels: int = 1) -> KnownStru
         return None
     preset, sha256 = choose_weights(settings.weights, settings.backbone, channels)
     card = card_of(sha256) if sha256 is not None else None
-    if sha256 is None or card is None or card.id is None:
+    head = head_of(sha256, weights_folder()) if sha256 is not None else None
+    if card is None or head is None:
         return None
-    head, fed = head_of(sha256, weights_folder()), find_entry(card.id).input
-    if head is None or fed is None:
-        return None
-    return KnownStructures(BackboneSpec(preset, channels, settings.seed, sha256), head, fed, card.id)
+    return KnownStructures(BackboneSpec(preset, channels, settings.seed, sha256), head, card.id or card.source)
 
 
 def zero_shot_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Adapter | None:
@@ -87,7 +80,7 @@ def zero_shot_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
             f"{backbone.feature_channels[0]}",
             remedy="Import the weights again",
         )
-    fed = known.fed
+    fed = known.head.fed
     planned = Preprocessing(spacing=fed.spacing, window=fed.window, input_range=fed.range)
     card = AdapterCard(
         task=replace(task, preprocessing=task.preprocessing or planned),
@@ -123,7 +116,7 @@ def require_zero_shot(task: SegmentationTask, settings: FinetuneSettings) -> Ada
         )
     missing = [name for name in task.labels if known.row_of(name) is None]
     raise SettingsError(
-        f"the weights {known.id} do not know {', '.join(missing)}",
+        f"the weights {known.name} do not know {', '.join(missing)}",
         remedy=f"They know: {', '.join(known.head.structures)}. For others label a volume and train",
     )
 
@@ -156,5 +149,6 @@ def _note(known: KnownStructures, task: SegmentationTask) -> str:
         assert row is not None
         theirs = known.head.classes[row]
         names.append(label if label == theirs else f"{label} (there {theirs})")
-    window = f"; they know CT with {known.fed.window[0]:g} to {known.fed.window[1]:g} HU" if known.fed.window else ""
-    return f"Nothing was trained: the classifier of the weights {known.id} knows {', '.join(names)}{window}"
+    fed = known.head.fed
+    window = f"; they know CT with {fed.window[0]:g} to {fed.window[1]:g} HU" if fed.window else ""
+    return f"Nothing was trained: the classifier of the weights {known.name} knows {', '.join(names)}{window}"

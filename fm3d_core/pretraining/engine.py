@@ -267,6 +267,7 @@ class _Run:
             self.log.sync()
             self.checkpoints.write(self.step, state, plain(self.settings))
         about = {"objective": self.settings.objective, "step": self.step, "about": self.settings.about}
+        about |= self.objective.told()
         exported = {"backbone": self.objective.pretrained(), **self.objective.also_exported()}
         for name, module in exported.items():
             export_module(module, self.out / f"{name}.safetensors", about, write=self.first)

@@ -109,6 +109,10 @@ class Objective(nn.Module, ABC):
         """Further modules that are written beside the backbone, as NAME.safetensors."""
         return {}
 
+    def told(self) -> Mapping[str, Any]:
+        """What the headers of the files say besides, as plain data."""
+        return {}
+
     def flops_per_sample(self) -> float | None:
         """Floating point operations of one sample's forward and backward passes; None where not known."""
         return None

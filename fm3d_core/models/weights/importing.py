@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError, WeightsError
-from fm3d_core.models.weights.catalogue import WeightEntry, catalogue, find_entry
-from fm3d_core.models.weights.known_head import KnownHead, find_head, keep_head
+from fm3d_core.models.weights.catalogue import NetworkInput, WeightEntry, catalogue, find_entry
+from fm3d_core.models.weights.known_head import KnownHead, find_head, keep_head, own_head
 from fm3d_core.models.weights.pretrained import no_backbone, told_by
 from fm3d_core.models.weights.shipped_weights import shipped_weights
 from fm3d_core.models.weights.store import WeightCard, keep_weights, weight_cards, weights_folder
@@ -60,7 +60,8 @@ def import_checkpoint(
         options = told.options if backbone in (None, told.preset) else None
         if options is not None:
             _check_options(told.preset, options, path)
-        return _keep_own(content, path, backbone or told.preset, input_channels, options, may_fold=may_fold)
+        chosen, head = backbone or told.preset, own_head(path)
+        return _keep_own(content, path, chosen, input_channels, options, may_fold=may_fold, head=head)
     entry = find_entry(id) if id is not None else recognise(content, path)
     if entry is not None:
         chosen = backbone or entry.backbone
@@ -215,6 +216,7 @@ def _keep_own(
     options: str | None = None,
     *,
     may_fold: bool = False,
+    head: KnownHead | None = None,
 ) -> WeightCard:
     check_preset(preset)
     wrapper = next((key for key in ("state_dict", "model", "net") if isinstance(content.get(key), dict)), None)
@@ -228,7 +230,7 @@ def _keep_own(
     )
     if may_fold and input_channels > 1:
         input_channels = _channels_of(layout, content, path, preset, input_channels, options)
-    return _convert(layout, content, path, preset, input_channels, id=None, options=options)
+    return _convert(layout, content, path, preset, input_channels, id=None, options=options, head=head)
 
 
 def _channels_of(
@@ -252,17 +254,20 @@ def _convert(
     *,
     id: str | None,
     options: str | None = None,
+    head: KnownHead | None = None,
 ) -> WeightCard:
     from fm3d_core.models.weights.landing import land
 
     if options is None:
         _check_family(entry, preset)
     tensors, report = land(entry, content, expected_tensors(preset, input_channels, options), path)
-    head = _head_in(entry, content, path)
+    head = head or _head_in(entry, content, path)
+    if head is not None:
+        report = replace(report, known=head.structures)
     if head is not None and entry.head is not None:
         used = {f"{entry.head.name}.{kind}" for kind in ("weight", "bias")}
         unused = tuple(name for name in report.unused if entry.renamed(name) not in used)
-        report = replace(report, unused=unused, known=head.structures)
+        report = replace(report, unused=unused)
     header: dict[str, Any] = {"properties": dict(entry.properties), "random": list(report.random)}
     if options is not None:
         header["options"] = json.loads(options)
@@ -288,7 +293,8 @@ def _head_in(entry: WeightEntry, content: dict[str, Any], path: Path) -> KnownHe
 
     if entry.head is None:
         return None
-    return find_head(entry.head, {ours: tensor for ours, (_, tensor) in rename(entry, content, path).items()}, path)
+    tensors = {ours: tensor for ours, (_, tensor) in rename(entry, content, path).items()}
+    return find_head(entry.head, entry.input or NetworkInput((-1.0, 1.0)), tensors, path)
 
 
 def _check_family(entry: WeightEntry, preset: str) -> None:

@@ -7,22 +7,24 @@ of the weights, by which adapters name them, is that of the backbone alone.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fm3d_core.errors import WeightsError
 from fm3d_core.files import atomic_file
+from fm3d_core.models.weights.catalogue import HeadLayout, NetworkInput
 
 if TYPE_CHECKING:
     import torch
 
-    from fm3d_core.models.weights.catalogue import HeadLayout
-
+logger = logging.getLogger(__name__)
 Rule = Literal["sigmoid", "softmax"]
 BACKGROUND = "background"
+_OF_BACKBONES = ("preset", "config", "class")  # what the header of a backbone says and that of its classifier does not
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class KnownHead:
         weight: (classes, channels).
         bias: (classes,).
         classes: names of the rows; with softmax the first is background.
+        fed: what the network was fed with when it learned them.
         rule: sigmoid: a voxel is of a class if its logit is above 0, whatever the others say; softmax: of the class
             with the largest.
     """
@@ -41,6 +44,7 @@ class KnownHead:
     bias: torch.Tensor
     classes: tuple[str, ...]
     rule: Rule
+    fed: NetworkInput
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -48,11 +52,14 @@ class KnownHead:
         return tuple(name for name in self.classes if name != BACKGROUND)
 
 
-def find_head(layout: HeadLayout, tensors: Mapping[str, torch.Tensor], path: Path | None = None) -> KnownHead | None:
+def find_head(
+    layout: HeadLayout, fed: NetworkInput, tensors: Mapping[str, torch.Tensor], path: Path | None = None
+) -> KnownHead | None:
     """The classifier among a file's tensors; None if the file holds none.
 
     Args:
         layout: what it is called, and what its rows mean.
+        fed: what the network was fed with.
         tensors: of the file, after the catalogue's renaming.
         path: for the message.
 
@@ -70,7 +77,42 @@ def find_head(layout: HeadLayout, tensors: Mapping[str, torch.Tensor], path: Pat
             path=path,
             remedy="Give the file as its authors published it, or say with --as which weights it holds",
         )
-    return KnownHead(weight.flatten(1).float(), bias.float(), layout.classes, layout.rule)
+    return KnownHead(weight.flatten(1).float(), bias.float(), layout.classes, layout.rule, fed)
+
+
+def own_head(path: Path) -> KnownHead | None:
+    """The classifier that ``fm3d pretrain`` wrote as ``head.safetensors`` beside a backbone; None if there is none.
+
+    Args:
+        path: of the backbone.
+
+    Raises:
+        WeightsError: it is damaged, or of another run or step than the backbone.
+    """
+    import safetensors
+    import safetensors.torch
+
+    from fm3d_core.models.weights.store import read_header
+
+    header = read_header(path)
+    if not isinstance(header, Mapping) or "classifier" not in header:
+        return None
+    file = path.with_name("head.safetensors")
+    if not file.is_file():
+        logger.warning("%s is not there: the structures that %s has learned cannot be asked for by name", file, path)
+        return None
+    try:
+        if read_header(file) != {name: value for name, value in header.items() if name not in _OF_BACKBONES}:
+            raise ValueError("it is of another run or step")
+        tensors, told = safetensors.torch.load_file(file), header["classifier"]
+        layout = HeadLayout("classifiers.0", told["rule"], tuple(map(str, told["classes"])))
+        head = find_head(layout, _network_input(told["fed"]), tensors, file)
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError, WeightsError) as error:
+        said = getattr(error, "problem", str(error))
+        raise WeightsError(
+            f"its classifier {file.name} cannot be used: {said}", path=path, remedy="Keep both files of a run together"
+        ) from error
+    return head
 
 
 def keep_head(sha256: str, head: KnownHead, folder: Path) -> None:
@@ -84,7 +126,7 @@ def keep_head(sha256: str, head: KnownHead, folder: Path) -> None:
     """
     import safetensors.torch
 
-    meaning = json.dumps({"classes": head.classes, "rule": head.rule})
+    meaning = json.dumps({"classes": head.classes, "rule": head.rule, "fed": asdict(head.fed)})
     content = safetensors.torch.save({"weight": head.weight, "bias": head.bias}, metadata={"head": meaning})
     target = _file(sha256, folder)
     target.parent.mkdir(mode=0o700, exist_ok=True)
@@ -108,7 +150,7 @@ def head_of(sha256: str, folder: Path) -> KnownHead | None:
         with safetensors.safe_open(path, framework="pt") as file:
             meaning: dict[str, Any] = json.loads(file.metadata()["head"])
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        head = KnownHead(weight, bias, tuple(meaning["classes"]), meaning["rule"])
+        head = KnownHead(weight, bias, tuple(meaning["classes"]), meaning["rule"], _network_input(meaning["fed"]))
         if len(weight) != len(bias) or len(bias) != len(head.classes):
             raise ValueError("the rows are not those of the classes")
         return head
@@ -116,6 +158,12 @@ def head_of(sha256: str, folder: Path) -> KnownHead | None:
         raise WeightsError(
             "the classifier of the weights is damaged", path=path, remedy="Import or fetch the weights again"
         ) from error
+
+
+def _network_input(data: Mapping[str, Any]) -> NetworkInput:
+    """From the JSON of ``dataclasses.asdict``."""
+    read: dict[str, Any] = {name: None if value is None else tuple(value) for name, value in data.items()}
+    return NetworkInput(**read)
 
 
 def _file(sha256: str, folder: Path) -> Path:

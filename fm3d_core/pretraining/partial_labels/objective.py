@@ -212,6 +212,23 @@ class PartialLabels(Objective):
         """The backbone."""
         return self.network.backbone
 
+    def also_exported(self) -> Mapping[str, nn.Module]:
+        """The head, if it is one linear layer on the finest map: then its structures can be asked for by name."""
+        return {"head": self.network.head} if isinstance(self.network.head, FinestMapHead) else {}
+
+    def told(self) -> Mapping[str, Any]:
+        """What :func:`fm3d_core.models.weights.known_head.own_head` needs to know of the head."""
+        if not self.also_exported():
+            return {}
+        settings = self.settings
+        fed = {
+            "range": settings.intensity_range,
+            "window": settings.window,
+            "spacing": settings.spacing,
+            "crop": settings.crop_size,
+        }
+        return {"classifier": {"classes": self.structures, "rule": "sigmoid", "fed": fed}}
+
     def flops_per_sample(self) -> float:
         """Of the crops of one volume."""
         return self._flops
