@@ -19,6 +19,7 @@ from fm3d_core.models.backbone import Size
 from fm3d_core.models.layers import Block
 from fm3d_core.models.linear import linear
 from fm3d_core.models.positions import Interpolation, resize_position_embedding
+from fm3d_core.models.recomputation import keep_products
 from fm3d_core.models.rotary import Spacing, patch_centres, rotation_of
 
 
@@ -86,6 +87,7 @@ class VisionTransformer3D(nn.Module):
 
     Attributes:
         activation_checkpointing: set to True to keep only each block's input for the backward pass.
+        recompute_elementwise: set to True to keep only the matrix products (:mod:`fm3d_core.models.recomputation`).
 
     Raises:
         ValueError: ``width`` is not a multiple of ``heads``; later, an image that does not fit.
@@ -124,7 +126,7 @@ class VisionTransformer3D(nn.Module):
         self.position_interpolation: Interpolation = position_interpolation
         self.rotary_wavelengths = rotary_wavelengths
         self.needs_spacing = rotary_wavelengths is not None
-        self.activation_checkpointing = False
+        self.activation_checkpointing = self.recompute_elementwise = False
         self.leading_tokens = 1 + register_tokens
         edge = max(image_size // max(self.patch_size), 1)
         self.patch_embed = PatchEmbedding(self.patch_size, input_channels, width)
@@ -225,8 +227,11 @@ class VisionTransformer3D(nn.Module):
         return tokens
 
     def _call(self, block: Any, *arguments: Any) -> torch.Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *arguments, use_reentrant=False)
+        if torch.is_grad_enabled():
+            if self.activation_checkpointing:
+                return checkpoint(block, *arguments, use_reentrant=False)
+            if self.recompute_elementwise and not torch.compiler.is_compiling():
+                return checkpoint(block, *arguments, use_reentrant=False, context_fn=keep_products)
         return block(*arguments)
 
     def grid_of(self, image: torch.Tensor) -> Size:

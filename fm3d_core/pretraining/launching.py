@@ -107,10 +107,12 @@ def prepare_backbones(objective: nn.Module, pretrained: nn.Module, run: RunSetti
     """Compile and checkpoint as the settings say; in place, no parameter changes its name."""
     import torch
 
-    if run.activation_checkpointing:
-        for part in objective.modules():
-            if hasattr(part, "activation_checkpointing"):
-                part.activation_checkpointing = True  # type: ignore[assignment]
+    wanted = {"recompute_elementwise": run.recompute and not run.compile}
+    wanted["activation_checkpointing"] = run.activation_checkpointing
+    for part in objective.modules():
+        for name, value in wanted.items():
+            if hasattr(part, name):
+                setattr(part, name, value)
     if not run.compile:
         return
     blocks = transformer_blocks(objective)

@@ -23,7 +23,7 @@ from fm3d_core.pretraining.losses import (
     Prototypes,
     SinkhornTargets,
     TeacherTargets,
-    dino_loss,
+    dino_losses,
     gram_loss,
     ibot_loss,
     koleo_loss,
@@ -235,20 +235,15 @@ class SelfDistillation(nn.Module):
                 view_pairs(count, views, size, same_views=False, device=device),
             )
         total = sum(pairs.numel() for _, pairs in student_views.values()) / size
-        return {
-            name: self.settings.dino_weight
-            / total
-            * dino_loss(
-                head.embed(tokens),
-                prototypes,
-                targets,
-                pairs,
-                size,
-                temperature=self.settings.student_temperature,
-                chunk_entries=self.settings.chunk_entries,
-            )
-            for name, (tokens, pairs) in student_views.items()
-        }
+        losses = dino_losses(
+            [(head.embed(tokens), pairs) for tokens, pairs in student_views.values()],
+            prototypes,
+            targets,
+            size,
+            temperature=self.settings.student_temperature,
+            chunk_entries=self.settings.chunk_entries,
+        )
+        return dict(zip(student_views, self.settings.dino_weight / total * losses, strict=True))
 
     def _ibot(self, batch: CropBatch, taught: ViTFeatures, seen: ViTFeatures, temperature: float) -> torch.Tensor:
         masks, head = batch.masks, self.student.patch_head

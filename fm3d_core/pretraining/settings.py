@@ -26,6 +26,8 @@ class RunSettings:
         strategy: "auto" is one process or DDP; "fsdp" shards weights and optimiser over the processes.
         devices: processes on each node; nodes: computers. torchrun and SLURM overrule both.
         compile: torch.compile of the transformer blocks, or of the backbone where there are none.
+        recompute: of a ViT's blocks keep the matrix products only, and compute norms, GELU and scales again in the
+            backward pass; compiled blocks decide that themselves.
         activation_checkpointing: keep only each block's input for the backward pass; slower, much less memory.
         workers: processes per training process that prepare batches; 0 prepares them in the training itself.
         checkpoint_every: steps between checkpoints; there is one at the end and at a stop in any case.
@@ -46,6 +48,7 @@ class RunSettings:
     devices: int = field(default=1, metadata=_FREE)
     nodes: int = field(default=1, metadata=_FREE)
     compile: bool = field(default=False, metadata=_FREE)
+    recompute: bool = field(default=True, metadata=_FREE)
     activation_checkpointing: bool = field(default=False, metadata=_FREE)
     workers: int = field(default=0, metadata=_FREE)
     checkpoint_every: int = field(default=1000, metadata=_FREE)

@@ -7,7 +7,7 @@ trained towards it on class tokens (``dino``) and on masked patches (``ibot``); 
 
 from fm3d_core.pretraining.losses.centering import Center, CenteredTargets
 from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy, soft_cross_entropy
-from fm3d_core.pretraining.losses.dino import dino_loss, view_pairs
+from fm3d_core.pretraining.losses.dino import dino_loss, dino_losses, view_pairs
 from fm3d_core.pretraining.losses.gram import GramSettings, gram_loss
 from fm3d_core.pretraining.losses.ibot import ibot_loss
 from fm3d_core.pretraining.losses.koleo import koleo_loss
@@ -23,6 +23,7 @@ __all__ = [
     "SinkhornTargets",
     "TeacherTargets",
     "dino_loss",
+    "dino_losses",
     "gram_loss",
     "ibot_loss",
     "koleo_loss",

@@ -9,6 +9,7 @@ derivatives by the scores are smaller than the prototypes' gradient; then they a
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -53,9 +54,30 @@ def prototype_cross_entropy(
     Returns:
         A float32 scalar with gradients for ``features`` and ``prototypes`` (for one backward pass only).
     """
+    sizes = (len(features),)
+    return prototype_cross_entropies(
+        features, prototypes, targets, pairs, weights, temperature, sizes, chunk_entries=chunk_entries
+    )[0]
+
+
+def prototype_cross_entropies(
+    features: torch.Tensor,
+    prototypes: torch.Tensor | Prototypes,
+    targets: TeacherTargets,
+    pairs: torch.Tensor,
+    weights: torch.Tensor,
+    temperature: float,
+    sizes: tuple[int, ...],
+    *,
+    chunk_entries: int = CHUNK_ENTRIES,
+) -> torch.Tensor:
+    """The same of several groups of rows, ``sizes`` of them after one another: (groups,).
+
+    Computed together they need one gradient of the prototypes at a time, where each by itself would need its own.
+    """
     rows = as_prototypes(prototypes)
     return _PrototypeCrossEntropy.apply(
-        features, rows.vectors, rows.lengths, rows, targets, pairs, weights, temperature, chunk_entries
+        features, rows.vectors, rows.lengths, rows, targets, pairs, weights, temperature, sizes, chunk_entries
     )
 
 
@@ -71,39 +93,49 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         pairs: torch.Tensor,
         weights: torch.Tensor,
         temperature: float,
+        sizes: tuple[int, ...],
         chunk_entries: int,
     ) -> torch.Tensor:
         gradients = _Gradients(features, prototypes, ctx.needs_input_grad)
         waiting: list[tuple[slice, torch.Tensor]] = []
         later, wanted = len(features) <= vectors.shape[1], any(ctx.needs_input_grad)
-        total = torch.zeros((), device=features.device)
+        row_weights = weights.float() * (pairs.shape[1] / temperature)  # of the slopes
+        totals = []
         with torch.autocast(features.device.type, enabled=False):
-            for part in row_chunks(len(features), len(vectors), chunk_entries):
-                rows = gradients.student[part]
-                logits = scores(rows, gradients.directions, scale=1 / temperature, factors=prototypes.factors)
-                losses, slopes = _losses_and_slopes(logits, targets, pairs[part])
-                del logits
-                total += losses @ weights[part].float()
-                if wanted and later:
-                    waiting.append((part, slopes.to(gradients.student.dtype)))
-                elif wanted:
-                    gradients.add(part, slopes, weights[part].float() * (pairs.shape[1] / temperature))
-        ctx.gradients, ctx.waiting = gradients, waiting
-        ctx.row_weights = weights.float() * (pairs.shape[1] / temperature)  # of the slopes
-        return total
+            for number, group in enumerate(_groups(sizes)):
+                total = torch.zeros((), device=features.device)
+                for part in row_chunks(len(group), len(vectors), chunk_entries, start=group.start):
+                    rows = gradients.student[part]
+                    logits = scores(rows, gradients.directions, scale=1 / temperature, factors=prototypes.factors)
+                    losses, slopes = _losses_and_slopes(logits, targets, pairs[part])
+                    del logits
+                    total += losses @ weights[part].float()
+                    if wanted and later:
+                        waiting.append((part, slopes.to(gradients.student.dtype)))
+                    elif wanted:
+                        gradients.add(part, slopes, row_weights[part], number)
+                totals.append(total)
+        ctx.gradients, ctx.waiting, ctx.row_weights, ctx.sizes = gradients, waiting, row_weights, sizes
+        return torch.stack(totals)
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = outer
         gradients, waiting = ctx.gradients, ctx.waiting
         ctx.gradients = ctx.waiting = None  # given away, not copied
+        of_rows = torch.cat([each.expand(size) for each, size in zip(slope, ctx.sizes, strict=True)])
         if not waiting:
-            return (*gradients.finished(slope), *[None] * 6)
+            return (*gradients.finished(slope, of_rows), *[None] * 7)
         with torch.autocast(slope.device.type, enabled=False):
             while waiting:
                 part, slopes = waiting.pop()
-                gradients.add(part, slopes, ctx.row_weights[part] * slope)
-        return (*gradients.finished(None), *[None] * 6)
+                gradients.add(part, slopes, ctx.row_weights[part] * of_rows[part], 0)
+        return (*gradients.finished(None, None), *[None] * 7)
+
+
+def _groups(sizes: tuple[int, ...]) -> list[range]:
+    ends = list(itertools.accumulate(sizes))
+    return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 class _Gradients:
@@ -119,33 +151,43 @@ class _Gradients:
         self._features_dtype, self._prototypes = features.dtype, prototypes
         self._features = torch.zeros_like(features) if wanted[0] else None
         self._wants_prototypes = any(wanted[1:3])
-        self._sum: torch.Tensor | None = None  # (K, d)
+        self._sums: dict[int, torch.Tensor] = {}  # of each group (K, d)
 
-    def add(self, part: slice, slopes: torch.Tensor, weight: torch.Tensor) -> None:
+    def add(self, part: slice, slopes: torch.Tensor, weight: torch.Tensor, group: int) -> None:
         """The rows ``part`` with derivatives ``slopes`` (m, K), overwritten, times ``weight`` (m,) by their scores."""
         dtype = self.student.dtype
         # the weight goes into the narrow factors of the products
         if self._wants_prototypes:
             rows = (self.student[part] * weight[:, None]).to(dtype)
-            self._sum = _add_product(self._sum, slopes.to(dtype).T, rows)
+            self._sums[group] = _add_product(self._sums.get(group), slopes.to(dtype).T, rows)
         if self._features is not None:
             factors = self._prototypes.factors
             slopes = slopes if factors is None else slopes.mul_(factors)
             product = (slopes.to(dtype) @ self.directions) * weight[:, None]
             self._features[part] = product.to(self._features.dtype)
 
-    def finished(self, slope: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of features, vectors and lengths, times ``slope``."""
-        d_vectors, d_lengths = self._sum, None
+    def finished(self, of_groups: torch.Tensor | None, of_rows: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of features, vectors and lengths; times ``of_groups`` and ``of_rows`` unless that was done."""
         vectors, lengths, prototypes = self._prototypes.vectors, self._prototypes.lengths, self._prototypes
+        d_vectors, d_lengths = self._total(of_groups), None
         if self._wants_prototypes and d_vectors is None:
             d_vectors = torch.zeros_like(vectors, dtype=torch.float32)  # no rows
         if d_vectors is not None and prototypes.factors is not None and prototypes.norms is not None:
             d_vectors, d_lengths = _through_weight_norm(d_vectors, vectors, prototypes.factors, prototypes.norms)
+        if self._features is not None and of_rows is not None:
+            self._features.mul_(of_rows[:, None])
         found = zip((self._features, d_vectors, d_lengths), (self._features, vectors, lengths), strict=True)
         results = [None if value is None or like is None else value.to(like.dtype) for value, like in found]
-        self._features = self._sum = None
-        return tuple(value if value is None or slope is None else value.mul_(slope) for value in results)
+        self._features = None
+        return tuple(results)
+
+    def _total(self, of_groups: torch.Tensor | None) -> torch.Tensor | None:
+        total = None
+        for group in list(self._sums):
+            each = self._sums.pop(group)
+            each = each if of_groups is None else each.mul_(of_groups[group])
+            total = each if total is None else total.add_(each)
+        return total
 
 
 def _through_weight_norm(

@@ -5,9 +5,12 @@ Caron et al. 2021 (equation 3), with local crops as in section 3.1; the factors 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
-from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropy
+from fm3d_core.pretraining.losses.cross_entropy import prototype_cross_entropies
 from fm3d_core.pretraining.losses.targets import CHUNK_ENTRIES, Prototypes, TeacherTargets
 
 
@@ -56,7 +59,34 @@ def dino_loss(
     Returns:
         Scalar, the sum over all student-teacher pairs of views; divide it by the number of pairs for the mean.
     """
-    weights = torch.full((len(features),), 1 / max(batch, 1), device=features.device)
-    return prototype_cross_entropy(
-        features, prototypes, targets, pairs, weights, temperature, chunk_entries=chunk_entries
+    return dino_losses(
+        [(features, pairs)], prototypes, targets, batch, temperature=temperature, chunk_entries=chunk_entries
+    )[0]
+
+
+def dino_losses(
+    kinds: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    prototypes: torch.Tensor | Prototypes,
+    targets: TeacherTargets,
+    batch: int,
+    *,
+    temperature: float = 0.1,
+    chunk_entries: int = CHUNK_ENTRIES,
+) -> torch.Tensor:
+    """:func:`dino_loss` of several kinds of crops, each with its ``features`` and ``pairs``; (kinds,)."""
+    columns = math.lcm(*(pairs.shape[1] for _, pairs in kinds))
+    repeats = [columns // pairs.shape[1] for _, pairs in kinds]  # a row that counts twice, with half the weight
+    weights = [
+        torch.full((len(features),), 1 / max(batch * times, 1), device=features.device)
+        for (features, _), times in zip(kinds, repeats, strict=True)
+    ]
+    return prototype_cross_entropies(
+        torch.cat([features for features, _ in kinds]),
+        prototypes,
+        targets,
+        torch.cat([pairs.repeat(1, times) for (_, pairs), times in zip(kinds, repeats, strict=True)]),
+        torch.cat(weights),
+        temperature,
+        tuple(len(features) for features, _ in kinds),
+        chunk_entries=chunk_entries,
     )

@@ -84,7 +84,7 @@ def scores(
     return result if factors is None else result.mul_(factors)
 
 
-def row_chunks(rows: int, width: int, entries: int = CHUNK_ENTRIES) -> list[slice]:
-    """Slices over ``rows`` such that rows of ``width`` entries make at most ``entries`` together."""
-    step = max(entries // max(width, 1), 1)
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+def row_chunks(rows: int, width: int, entries: int = CHUNK_ENTRIES, start: int = 0) -> list[slice]:
+    """Slices over ``rows`` from ``start`` on such that rows of ``width`` entries make at most ``entries`` together."""
+    step, end = max(entries // max(width, 1), 1), start + rows
+    return [slice(first, min(first + step, end)) for first in range(start, end, step)]

@@ -48,11 +48,18 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(run / "metrics.jsonl")]
 
 
-def test_activation_checkpointing_changes_nothing(tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
-    for name, value in (("plain", "false"), ("checkpointed", "true")):
-        settings = tiny_settings(f"run.activation_checkpointing={value}", "run.log_every=1")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_recomputation_changes_nothing(precision: str, tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
+    runs = {
+        "plain": ("run.recompute=false",),
+        "products": ("run.recompute=true",),
+        "checkpointed": ("run.activation_checkpointing=true",),
+    }
+    for name, options in runs.items():
+        settings = tiny_settings(*options, f"run.precision={precision}", "run.log_every=1")
         pretrain(settings, crop_store, tmp_path / name, stop_after=4)
-    assert losses(tmp_path / "checkpointed") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+    for name in ("products", "checkpointed"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
 
 
 @pytest.mark.slow
