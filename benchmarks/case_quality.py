@@ -78,9 +78,10 @@ class Run:
         return f"{self.purpose}_{self.name}_k{self.shots}_{self.method}.json"
 
 
-FIT = [Run("fit", name, shots) for shots in (3, 1, 5) for name in FITTED_SETS]
-FIT += [Run("fit", name, 3, method) for method in ("linear_probe", "lora") for name in FITTED_SETS]
-TEST = [Run("test", name, shots) for shots in (3, 1) for name in SETS]
+FIT = [Run("fit", name, shots) for shots in (3, 1) for name in FITTED_SETS]
+FIT += [Run("fit", name, 3, "linear_probe") for name in FITTED_SETS]
+TEST = [Run("test", name, 3) for name in SETS]
+TEST += [Run("test", name, 1) for name in ("hippocampus", "la_mr", "chaos_mr_t2")]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Benchmark:
     runs: Path
     data: Path = Path("../shared/data")
     part: Literal["test", "fit"] = "test"
-    seconds: float = 30
+    seconds: float = 15
     threads: int = 1
     only: tuple[str, ...] = ()
 
