@@ -67,6 +67,10 @@ class Solution:
         """Logits multiplied by ``factor``."""
         return Solution(self.weight * factor, self.bias * factor)
 
+    def to(self, voxels: Voxels) -> Solution:
+        """Of the same type and on the same device as the features of ``voxels``."""
+        return Solution(self.weight.to(voxels.features), self.bias.to(voxels.features))
+
     def logits(self, voxels: Voxels) -> torch.Tensor:
         """(n, classes)."""
         return voxels.features @ self.weight + self.bias
@@ -95,7 +99,13 @@ def can_be_solved(network: DenseNetwork) -> bool:
 
 
 def solve_head(
-    network: DenseNetwork, source: BatchSource, seed: int, *, progress: ProgressCallback, should_stop: ShouldStop
+    network: DenseNetwork,
+    source: BatchSource,
+    seed: int,
+    *,
+    known: Solution | None = None,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
 ) -> float:
     """Set the weights of a linear head; the rest of the network stays.
 
@@ -108,6 +118,7 @@ def solve_head(
             identity.
         source: of the batches, augmented as in training.
         seed: of the voxels.
+        known: see :func:`choose_solution`.
 
     Returns:
         Seconds it took.
@@ -129,18 +140,19 @@ def solve_head(
         drawn.append(_draw(source, generator))
     network.backbone.train(trains)
     if voxels := usable(drawn):
-        set_head(head, choose_solution(voxels, head.classifiers[0].out_channels))  # type: ignore[arg-type]
+        set_head(head, choose_solution(voxels, head.classifiers[0].out_channels, known))  # type: ignore[arg-type]
     clock.report(BATCHES)
     return clock.elapsed
 
 
-def choose_solution(batches: Sequence[Voxels], classes: int) -> Solution:
+def choose_solution(batches: Sequence[Voxels], classes: int, known: Solution | None = None) -> Solution:
     """Ridge and balance with the highest Dice on the last quarter of the batches, the factor with the lowest
     cross-entropy there, then solved on all.
 
     Args:
         batches: voxels of each.
         classes: number of them.
+        known: what the weights' own classifier says; it is taken where its Dice on that quarter is higher.
     """
     kept = max(len(batches) * 3 // 4, 1)
     learned, held_out = Voxels.joined(batches[:kept]), Voxels.joined(batches[kept:] or batches)
@@ -149,6 +161,8 @@ def choose_solution(batches: Sequence[Voxels], classes: int) -> Solution:
         for ridge, balance in itertools.product(RIDGES, BALANCES)
     }
     ridge, balance = max(tried, key=lambda choice: tried[choice].dice(held_out))
+    if known is not None and (known := known.to(held_out)).dice(held_out) > tried[ridge, balance].dice(held_out):
+        return known
     factor = min(FACTORS, key=lambda factor: tried[ridge, balance].times(factor).loss(held_out))
     return solve(Voxels.joined(batches), classes, ridge, balance).times(factor)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
 from fm3d_core.adaptation.cases import LabeledCase
+from fm3d_core.adaptation.known_classes import begin_with, known_rows, known_solution
 from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from fm3d_core.adaptation.batches import BatchSource
     from fm3d_core.adaptation.cases import TrainingCase
+    from fm3d_core.adaptation.closed_form import Solution
     from fm3d_core.adaptation.feature_cache import FeatureCache, WindowFeatures
     from fm3d_core.models.backbone import Size
     from fm3d_core.models.network import DenseNetwork
@@ -128,7 +130,7 @@ def train(
         if probed and plain:
             head.load_state_dict(probed)
         else:
-            solve_head(network, source, settings.seed, progress=progress, should_stop=should_stop)
+            solve_head(network, source, settings.seed, known=built.known, progress=progress, should_stop=should_stop)
         if plain:
             first_head = _to_cpu(head.state_dict())
         if not method.frozen_backbone and is_plain_probe(network, settings.decoder, settings.bottleneck):
@@ -208,12 +210,14 @@ class Built:
         spec: what rebuilds the backbone.
         sha256: the backbone's identity.
         notes: what was chosen for the user.
+        known: a linear head of the weights' own classifier, if that knows every structure by name.
     """
 
     network: DenseNetwork
     spec: BackboneSpec
     sha256: str
     notes: tuple[str, ...]
+    known: Solution | None = None
 
 
 def build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> Built:
@@ -231,17 +235,24 @@ def build(task: SegmentationTask, settings: FinetuneSettings, method: Method) ->
 
     import torch
 
+    from fm3d_core.adaptation.closed_form import linear_part
+    from fm3d_core.models.heads import LinearHead
     from fm3d_core.models.network import DenseNetwork
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = DenseNetwork(backbone, task.build_head(backbone, settings.head, linear=method.linear_head))
         method.apply(network)
+    rows = known_rows(task, spec)
+    head = linear_part(network.head)
+    if rows and not settings.closed_form and isinstance(head, LinearHead):
+        begin_with(rows, head)
     # modules that only train (LoRA's dropout, stochastic depth) act; a frozen backbone stays in evaluation mode
     network.train()
     if method.frozen_backbone:
         network.backbone.eval()
-    return Built(network, spec, sha256, notes)
+    known = known_solution(rows, task.classes, sum(backbone.feature_channels))
+    return Built(network, spec, sha256, notes, known)
 
 
 def _choose_weights(settings: FinetuneSettings, channels: int) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.adapter import KNOWN_CLASSES, Adapter, AdapterCard, library_versions, now
+from fm3d_core.adaptation.known_classes import row_of
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.errors import SettingsError, WeightsError
 from fm3d_core.models.weights.importing import choose_weights
@@ -14,7 +15,6 @@ from fm3d_core.models.weights.store import card_of, weights_folder
 from fm3d_core.models.zoo import BackboneSpec, backbone_sha256, create_backbone
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import Preprocessing
-from fm3d_core.volumes.structure_names import canonical_name
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +36,6 @@ class KnownStructures:
     spec: BackboneSpec
     head: KnownHead
     name: str
-
-    def row_of(self, name: str) -> int | None:
-        """The classifier's row of a structure; None if it does not know it."""
-        wanted = canonical_name(name)
-        names = [canonical_name(known) for known in self.head.classes]
-        return names.index(wanted) if wanted in names else None
 
 
 def known_structures(settings: FinetuneSettings, channels: int = 1) -> KnownStructures | None:
@@ -71,7 +65,7 @@ def zero_shot_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
         FM3DError: the weights are not there, or are damaged.
     """
     known = known_structures(settings, task.channels)
-    if known is None or any(known.row_of(name) is None for name in task.labels):
+    if known is None or any(row_of(known.head, name) is None for name in task.labels):
         return None
     backbone = create_backbone(known.spec)
     if known.head.weight.shape[1] != backbone.feature_channels[0]:
@@ -114,7 +108,7 @@ def require_zero_shot(task: SegmentationTask, settings: FinetuneSettings) -> Ada
             f"the weights {settings.weights or 'that come with FM3D'} know no structure by name",
             remedy="Take weights with a classifier, fseft or btcv (fm3d weights list), or label a volume and train",
         )
-    missing = [name for name in task.labels if known.row_of(name) is None]
+    missing = [name for name in task.labels if row_of(known.head, name) is None]
     raise SettingsError(
         f"the weights {known.name} do not know {', '.join(missing)}",
         remedy=f"They know: {', '.join(known.head.structures)}. For others label a volume and train",
@@ -129,7 +123,7 @@ def _rows(known: KnownStructures, task: SegmentationTask) -> dict[str, torch.Ten
     import torch
 
     head = known.head
-    asked = [row for row in map(known.row_of, task.labels) if row is not None]
+    asked = [row for name in task.labels if (row := row_of(head, name)) is not None]
     others = [row for row in range(len(head.classes)) if row not in asked]
     rest_weight, rest_bias = head.weight[others], head.bias[others]
     if head.rule == "sigmoid":
@@ -145,7 +139,7 @@ def _rows(known: KnownStructures, task: SegmentationTask) -> dict[str, torch.Ten
 def _note(known: KnownStructures, task: SegmentationTask) -> str:
     names = []
     for label in task.labels:
-        row = known.row_of(label)
+        row = row_of(known.head, label)
         assert row is not None
         theirs = known.head.classes[row]
         names.append(label if label == theirs else f"{label} (there {theirs})")

@@ -158,7 +158,7 @@ class ProbeStage:
             order = torch.randperm(len(joined.labels), generator=torch.Generator().manual_seed(self.settings.seed))
             batches = [joined.chosen(part.to(joined.labels.device)) for part in order.chunk(PARTS)]
         task = self.data.task
-        set_head(self.network.head, choose_solution(batches, task.classes))  # type: ignore[arg-type]
+        set_head(self.network.head, choose_solution(batches, task.classes, self.built.known))  # type: ignore[arg-type]
         found = torch.cat([batch.labels.unique() for batch in batches]).tolist()
         return tuple(name for name, value in task.values.items() if value in found)
 
