@@ -18,6 +18,7 @@ from fm3d_core.adaptation.zero_shot import STAGE as ZERO_SHOT
 from fm3d_core.adaptation.zero_shot import require_zero_shot, zero_shot_adapter
 from fm3d_core.errors import Stopped
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.teaching.calibration import calibrated
 from fm3d_core.teaching.continuing import Start, choose_start
 from fm3d_core.teaching.direct import measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
@@ -157,11 +158,12 @@ class _Lesson:
         seconds: float | None,
     ) -> None:
         """Measure a version that has landed, and judge again; if it is worse, the earlier one comes back."""
-        from fm3d_core.evaluation.cross_validation import cross_validate_set
+        from fm3d_core.evaluation.cross_validation import cross_validate_set, groups_of
 
-        expected = cross_validate_set(
+        measured = cross_validate_set(
             data, settings, seconds=seconds, cache=self.cache, progress=self.progress, should_stop=self.should_stop
         )
+        expected = calibrated(measured, kept.stage, len(groups_of(data)))
         if expected is None:
             return
         stored = self.store.record_estimate(kept.version, expected)
@@ -170,11 +172,15 @@ class _Lesson:
             return
         unseen = self._on_unseen(earlier, data)
         judged = verdict(stored.card, earlier.card, unseen=unseen, name="earlier")
-        if not judged.activate and stored.active:
-            self.store.activate(earlier.version)
-            stored = replace(stored, active=False)
-            judged = replace(judged, why=f"{judged.why}; version {earlier.version} is active again")
-        self._tell(replace(kept, stored=stored, why=judged.why))
+        if judged.activate or not stored.active:
+            self._tell(replace(kept, stored=stored, why=judged.why))
+            return
+        back = self.store.activate(earlier.version)
+        why = f"{judged.why}; version {back.version} is active again"
+        self._tell(replace(kept, stored=replace(stored, active=False), why=why))
+        if back.version in self.versions:
+            why = f"active again: version {kept.version} is not better on held-out volumes"
+            self._tell(replace(self.versions[back.version], stored=back, why=why))
 
     def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
         """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""
@@ -187,6 +193,9 @@ class _Lesson:
         return found.cases if found is not None else {}
 
     def _tell(self, version: TaughtVersion) -> TaughtVersion:
+        if version.active:  # and so no other one
+            for number, other in self.versions.items():
+                self.versions[number] = replace(other, stored=replace(other.stored, active=False))
         self.versions[version.version] = version
         if version.expected_dice is not None:
             self._dice = version.expected_dice.mean
