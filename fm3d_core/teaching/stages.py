@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase, StoredAdapter
     from fm3d_core.tasks import SegmentationTask
 
+MOST_HELD_OUT = 3  # volumes, one at a time, to measure a stage of a preset
+
 
 def teach(
     cases: Sequence[LabeledCase],
@@ -139,7 +141,7 @@ class _Lesson:
         earlier = self.store.active()
         kept = self._keep(adapter, stage.name)
         if stage.check or (self.measure and stage.name == "final"):
-            self._check(kept, earlier, data, settings, stage.check or None)
+            self._check(kept, earlier, data, settings, stage.check)
 
     def _keep(self, adapter: Adapter, stage: str) -> TaughtVersion:
         """Store a version and make it active if it is better."""
@@ -155,15 +157,22 @@ class _Lesson:
         earlier: StoredAdapter | None,
         data: TrainingSet,
         settings: FinetuneSettings,
-        seconds: float | None,
+        share: float,
     ) -> None:
         """Measure a version that has landed, and judge again; if it is worse, the earlier one comes back."""
-        from fm3d_core.evaluation.cross_validation import cross_validate_set, groups_of
+        from fm3d_core.evaluation.cross_validation import SHARE, cross_validate_set, groups_of
 
-        measured = cross_validate_set(
-            data, settings, seconds=seconds, cache=self.cache, progress=self.progress, should_stop=self.should_stop
+        expected = cross_validate_set(
+            data,
+            settings,
+            share=share or SHARE,
+            most=MOST_HELD_OUT if share else None,
+            cache=self.cache,
+            progress=self.progress,
+            should_stop=self.should_stop,
         )
-        expected = calibrated(measured, kept.stage, len(groups_of(data)))
+        if share:
+            expected = calibrated(expected, kept.stage, len(groups_of(data)))
         if expected is None:
             return
         stored = self.store.record_estimate(kept.version, expected)
