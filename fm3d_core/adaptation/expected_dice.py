@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 COVERAGE = 0.8  # share of further volumes that the interval is meant to hold
@@ -49,6 +50,33 @@ class ExpectedDice:
             str(made.how),
             {str(name): float(value) for name, value in made.confidence.items()},
         )
+
+    def corrected(self, factor: float, spread: float | None = None) -> ExpectedDice:
+        """With another error: 1 - Dice becomes ``factor`` times as large.
+
+        Args:
+            factor: by which this way of measuring is wrong, as known from other sets.
+            spread: standard deviation of the Dice of further volumes around the corrected figure, as known from other
+                sets; for a figure that has no interval of its own.
+        """
+
+        def changed(dice: float) -> float:
+            return round(min(max(1 - factor * (1 - dice), 0.0), 1.0), 4)
+
+        mean, low, high = changed(self.mean), self.low, self.high
+        how = self.how
+        if factor != 1:
+            done = "lowered" if mean < self.mean else "raised"
+            how += f"; {done} by {abs(mean - self.mean):.2f}, as known from other sets"
+        if low is None and spread is not None:
+            half = NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread
+            low, high = round(max(mean - half, 0.0), 4), round(min(mean + half, 1.0), 4)
+            how += "; the interval is that of other sets"
+        elif low is not None and high is not None:
+            low, high = changed(low), changed(high)
+        cases = {name: changed(dice) for name, dice in self.cases.items()}
+        structures = {name: changed(dice) for name, dice in self.structures.items()}
+        return replace(self, mean=mean, low=low, high=high, cases=cases, structures=structures, how=how)
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

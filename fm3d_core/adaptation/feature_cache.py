@@ -44,6 +44,7 @@ class FeatureCache:
     def __init__(self, root: str | Path | None = None, limit: int = LIMIT_BYTES) -> None:
         self.root = Path(root) if root is not None else home_folder() / "features"
         self.limit = limit
+        self._used: int | None = None  # counted at the first write, and again when there is no more room
 
     def of(self, backbone_sha256: str, device: torch.device) -> WindowFeatures:
         """The features of one backbone, computed on ``device``."""
@@ -74,7 +75,9 @@ class FeatureCache:
         if len(content) > self.limit:
             return
         try:
-            self._make_room(len(content))
+            self._used = (self.used() if self._used is None else self._used) + len(content)
+            if self._used > self.limit:
+                self._make_room(len(content))
             with atomic_file(self._path(key)) as temporary:
                 temporary.write_bytes(content)
         except StorageError as error:
@@ -103,9 +106,10 @@ class FeatureCache:
         total = sum(each for _, each, _ in files) + size
         for _, each, path in sorted(files):
             if total <= self.limit:
-                return
+                break
             path.unlink(missing_ok=True)
             total -= each
+        self._used = total
 
 
 @dataclass(frozen=True)

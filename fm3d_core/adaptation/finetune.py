@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, library_versions, now, trained_tensors
+from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, in_half, library_versions, now, trained_tensors
 from fm3d_core.adaptation.cases import LabeledCase
 from fm3d_core.adaptation.known_classes import begin_with, known_rows, known_solution
 from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
@@ -153,7 +153,7 @@ def train(
     if record.plateau:
         said = f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell"
         card = replace(card, notes=(*card.notes, said))
-    return Adapter(card, _to_cpu(trained_tensors(network)), first_head)
+    return Adapter(card, in_half(_to_cpu(trained_tensors(network))), first_head)
 
 
 def card_of_training(data: TrainingSet, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:

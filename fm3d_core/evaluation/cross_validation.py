@@ -54,14 +54,15 @@ def cross_validate_set(
     data: TrainingSet,
     settings: FinetuneSettings,
     *,
-    seconds: float | None = None,
+    share: float = SHARE,
+    most: int | None = None,
     cache: FeatureCache | None = None,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
 ) -> ExpectedDice | None:
     """Train as often as there are volumes, at most five times, each time without some, and measure Dice on those.
 
-    Each training has half of the whole run's seconds (at least 5). With fewer volumes and less time it is a little
+    Each training has a share of the whole run's seconds (at least 5). With fewer volumes and less time it is a little
     worse than the whole run will be: the figure errs on the careful side. Of a single volume, two halves made of slabs
     are held out in turn; that says how well the rest of the same volume is found, and nothing of other patients, so
     there is no interval. The same image given twice, with other labels, is held out together: none is learned from its
@@ -70,7 +71,8 @@ def cross_validate_set(
     Args:
         data: all labelled volumes.
         settings: of the training that is judged; with ``steps``, each fold takes as many.
-        seconds: of all trainings together, instead of half of the whole run's for each.
+        share: of the whole run's seconds, for each training.
+        most: volumes that are held out, one at a time, to bound the cost; None: all, in groups if there are many.
         cache: of features, for methods on a frozen backbone.
         progress: receives the stages of each training, with the fold in front.
         should_stop: asked at every step.
@@ -85,9 +87,9 @@ def cross_validate_set(
     from fm3d_core.inference import Predictor
 
     groups = groups_of(data)
-    count = min(len(groups), FOLDS) if len(groups) > 1 else 2
-    share = seconds / count if seconds is not None else settings.seconds * SHARE
-    short = replace(settings, seconds=max(share, SHORTEST))
+    folds = _folds(groups, most)
+    count = len(folds)
+    short = replace(settings, seconds=max(settings.seconds * share, SHORTEST))
 
     def learn(part: TrainingSet, fold: int) -> Predictor:
         watched = _in_fold(progress, fold, count)
@@ -98,8 +100,7 @@ def cross_validate_set(
         return _within(data, learn)
     measured: Scores = {}
     confidence: Scores = {}
-    for fold in range(count):
-        held_out = [index for group in groups[fold::count] for index in group]
+    for fold, held_out in enumerate(folds):
         learned = [index for index in range(len(data.loaded)) if index not in held_out]
         if (part := data.only(learned)) is None:
             continue
@@ -107,9 +108,22 @@ def cross_validate_set(
         for index in held_out:
             dice, sure = _score_with_confidence(predictor, data.loaded[index], data.task)
             measured, confidence = measured | dice, confidence | sure
-    volumes = "volume" if len(groups) == count else "group of volumes"
-    how = f"each {volumes} held out in turn, {count} trainings of {short.seconds:.0f} s"
+    volumes = "each volume" if most is None and len(groups) == count else "each group of volumes"
+    if most is not None:
+        volumes = "each volume" if len(groups) == count else f"each of {count} volumes"
+    how = f"{volumes} held out in turn, {count} trainings of {short.seconds:.0f} s"
     return expected_dice(measured, how, confidence)
+
+
+def _folds(groups: Sequence[Sequence[int]], most: int | None) -> list[list[int]]:
+    """Indices of the cases held out in each training; two parts of the only image count as two."""
+    if len(groups) == 1:
+        return [[0], [0]]
+    if most is not None:
+        step = max(len(groups) / most, 1)
+        return [list(groups[int(number * step)]) for number in range(min(most, len(groups)))]
+    count = min(len(groups), FOLDS)
+    return [[index for group in groups[fold::count] for index in group] for fold in range(count)]
 
 
 def groups_of(data: TrainingSet) -> list[list[int]]:

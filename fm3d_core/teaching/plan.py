@@ -21,7 +21,7 @@ class Stage:
         method: finetuning method.
         head, decoder, bottleneck: as in FinetuneSettings.
         seconds: of training; 0 where a head is solved for and nothing trains.
-        check: seconds afterwards to measure what Dice to expect, all trainings together; 0: not measured so.
+        check: share of ``seconds`` for each training that measures afterwards what Dice to expect; 0: not measured so.
         steps: instead of seconds.
     """
 

@@ -11,6 +11,7 @@ from fm3d_core.clocks import Stopwatch
 from fm3d_core.errors import Stopped
 from fm3d_core.evaluation.cross_validation import Scores, groups_of, score_segmentation
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
+from fm3d_core.teaching.calibration import calibrated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ class ProbeStage:
             clock.report(sum(map(len, drawn)))
             drawn.append(self._draw(case))
         clock.report(self._windows)
-        expected = self._measure(drawn)
+        expected = calibrated(self._measure(drawn), "linear_probe", len(groups_of(self.data)))
         self._solve(drawn)
         card = card_of_training(self.data, self.settings, self.built, self.window)
         return linear_head(replace(card, expected_dice=expected), self.network, watch.elapsed)

@@ -18,6 +18,7 @@ from fm3d_core.adaptation.zero_shot import STAGE as ZERO_SHOT
 from fm3d_core.adaptation.zero_shot import require_zero_shot, zero_shot_adapter
 from fm3d_core.errors import Stopped
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.teaching.calibration import calibrated
 from fm3d_core.teaching.continuing import Start, choose_start
 from fm3d_core.teaching.direct import measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
@@ -28,6 +29,8 @@ from fm3d_core.teaching.verdict import verdict
 if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase, StoredAdapter
     from fm3d_core.tasks import SegmentationTask
+
+MOST_HELD_OUT = 3  # volumes, one at a time, to measure a stage of a preset
 
 
 def teach(
@@ -138,7 +141,7 @@ class _Lesson:
         earlier = self.store.active()
         kept = self._keep(adapter, stage.name)
         if stage.check or (self.measure and stage.name == "final"):
-            self._check(kept, earlier, data, settings, stage.check or None)
+            self._check(kept, earlier, data, settings, stage.check)
 
     def _keep(self, adapter: Adapter, stage: str) -> TaughtVersion:
         """Store a version and make it active if it is better."""
@@ -154,14 +157,22 @@ class _Lesson:
         earlier: StoredAdapter | None,
         data: TrainingSet,
         settings: FinetuneSettings,
-        seconds: float | None,
+        share: float,
     ) -> None:
         """Measure a version that has landed, and judge again; if it is worse, the earlier one comes back."""
-        from fm3d_core.evaluation.cross_validation import cross_validate_set
+        from fm3d_core.evaluation.cross_validation import SHARE, cross_validate_set, groups_of
 
         expected = cross_validate_set(
-            data, settings, seconds=seconds, cache=self.cache, progress=self.progress, should_stop=self.should_stop
+            data,
+            settings,
+            share=share or SHARE,
+            most=MOST_HELD_OUT if share else None,
+            cache=self.cache,
+            progress=self.progress,
+            should_stop=self.should_stop,
         )
+        if share:
+            expected = calibrated(expected, kept.stage, len(groups_of(data)))
         if expected is None:
             return
         stored = self.store.record_estimate(kept.version, expected)
@@ -170,11 +181,15 @@ class _Lesson:
             return
         unseen = self._on_unseen(earlier, data)
         judged = verdict(stored.card, earlier.card, unseen=unseen, name="earlier")
-        if not judged.activate and stored.active:
-            self.store.activate(earlier.version)
-            stored = replace(stored, active=False)
-            judged = replace(judged, why=f"{judged.why}; version {earlier.version} is active again")
-        self._tell(replace(kept, stored=stored, why=judged.why))
+        if judged.activate or not stored.active:
+            self._tell(replace(kept, stored=stored, why=judged.why))
+            return
+        back = self.store.activate(earlier.version)
+        why = f"{judged.why}; version {back.version} is active again"
+        self._tell(replace(kept, stored=replace(stored, active=False), why=why))
+        if back.version in self.versions:
+            why = f"active again: version {kept.version} is not better on held-out volumes"
+            self._tell(replace(self.versions[back.version], stored=back, why=why))
 
     def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
         """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""
@@ -187,6 +202,9 @@ class _Lesson:
         return found.cases if found is not None else {}
 
     def _tell(self, version: TaughtVersion) -> TaughtVersion:
+        if version.active:  # and so no other one
+            for number, other in self.versions.items():
+                self.versions[number] = replace(other, stored=replace(other.stored, active=False))
         self.versions[version.version] = version
         if version.expected_dice is not None:
             self._dice = version.expected_dice.mean

@@ -16,7 +16,7 @@ from fm3d_core.adaptation.cases import load_cases
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
 from fm3d_core.adaptation.training_set import read_training_set
 from fm3d_core.errors import Stopped
-from fm3d_core.evaluation.cross_validation import cross_validate, cross_validate_set, groups_of
+from fm3d_core.evaluation.cross_validation import _folds, cross_validate, cross_validate_set, groups_of
 from fm3d_core.evaluation.slab_folds import slab_folds
 from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
@@ -110,6 +110,13 @@ def test_the_same_image_with_another_label_is_held_out_with_its_twin(
     found = cross_validate_set(data, FinetuneSettings(steps=2, device="cpu"), progress=events.append)
     assert found is not None and len(found.cases) == 3
     assert {event.stage[:15] for event in events} == {"checking 1 of 2", "checking 2 of 2"}
+
+
+def test_the_cost_of_many_volumes_is_bounded() -> None:
+    groups = [[0], [1, 2], [3], [4], [5], [6], [7]]
+    assert _folds(groups, 3) == [[0], [3], [5]] and _folds(groups[:2], 3) == [[0], [1, 2]]
+    assert _folds(groups, None) == [[0, 6], [1, 2, 7], [3], [4], [5]]
+    assert len(_folds(groups[:1], 3)) == len(_folds(groups[:1], None)) == 2
 
 
 def test_the_interval_holds_a_further_volume_as_often_as_it_says() -> None:

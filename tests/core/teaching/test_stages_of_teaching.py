@@ -82,6 +82,13 @@ def test_a_version_that_turns_out_worse_gives_way_again_and_that_is_said(
     (last,) = taught.versions
     assert not last.active and "not better; version 2 is active again" in last.why
 
+    told: list[TaughtVersion] = []
+    again = AdapterStore(tmp_path / "again")
+    with_head = replace(useless, learning_rate=1.0, steps=3, closed_form=True)
+    taught = teach(synthetic_cases[:2], task, with_head, again, measure=True, on_version=told.append)
+    assert [(version.version, version.active) for version in told] == [(1, True), (2, True), (2, False), (1, True)]
+    assert [version.active for version in taught.versions] == [True, False]
+
 
 def test_labels_that_arrive_go_on_from_the_active_version(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
