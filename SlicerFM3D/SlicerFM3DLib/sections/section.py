@@ -143,6 +143,13 @@ def fill(box: Any, keys: Sequence[str], word: Callable[[str], str]) -> None:
     box.blockSignals(False)
 
 
+def fit(view: Any, rows: int, most: int) -> None:
+    """Make a list or a table as high as its rows, but not higher than ``most`` of them."""
+    header = view.horizontalHeader().height if hasattr(view, "horizontalHeader") else 0
+    row = view.fontMetrics().height() + 6
+    view.setFixedHeight(header + row * max(1, min(rows, most)) + 6)
+
+
 def setting(name: str, default: str) -> str:
     """What was kept from the last time."""
     return str(slicer.util.settingsValue(f"SlicerFM3D/{name}", default))

@@ -10,9 +10,10 @@ import qt
 from .. import curve, wording
 from ..operations import Operation
 from ..translation import tr as _
-from .section import Section, fill
+from .section import Section, fill, fit
 
 CURVE_HEIGHT = 110
+MOST_ROWS = 6
 
 
 class TrainSection(Section):
@@ -72,6 +73,7 @@ class TrainSection(Section):
             item = qt.QListWidgetItem(name)
             item.setCheckState(qt.Qt.Unchecked if name in unticked else qt.Qt.Checked)
             widget.addItem(item)
+        fit(widget, len(names), MOST_ROWS)
 
     def _isReady(self) -> bool:
         lists = (self.ui.labelsListWidget, self.ui.casesListWidget)
