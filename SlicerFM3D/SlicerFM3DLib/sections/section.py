@@ -103,6 +103,13 @@ class Section:
         for shortcut in self._shortcuts:
             shortcut.setEnabled(enabled)
 
+    def removeShortcuts(self) -> None:
+        """The keys belong to Slicer's window, which lives longer than the panel."""
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._shortcuts.clear()
+
     def showOffers(self) -> None:
         """Bring buttons and lines up to date."""
         for offer in self.offers:

@@ -5,6 +5,7 @@ Run by ctest in a build of the extension. The full set, ``tests/slicer`` in the 
 
 import unittest
 
+import qt
 import slicer
 
 
@@ -51,7 +52,7 @@ class SlicerFM3DPanelTest(unittest.TestCase):
         from SlicerFM3DLib.markups import BOX, INSIDE, PromptMarkups
 
         volume, changes = self.addVolume(), []
-        markups = PromptMarkups(changes.append)
+        markups = PromptMarkups(changes.append, lambda: None)
         markups.place(INSIDE)
         self.assertEqual(markups.placing, INSIDE)
         slicer.util.getNode("Inside").AddControlPointWorld(1, 2, 3)
@@ -64,7 +65,7 @@ class SlicerFM3DPanelTest(unittest.TestCase):
         prompts = markups.read(volume)
         self.assertEqual(prompts.points, (((1.0, 2.0, 3.0), True),))
         self.assertEqual((prompts.box.low, prompts.box.high), ((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0)))
-        markups.clear()
+        markups.cleanup()
         self.assertTrue(markups.read(volume).isEmpty)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode"), 0)
 
@@ -72,7 +73,9 @@ class SlicerFM3DPanelTest(unittest.TestCase):
         from SlicerFM3DLib import curve
         from SlicerFM3DLib.train_status import EarlyVersion
 
-        pixmap = curve.paint([(0, 1.0), (10, 0.5)], [EarlyVersion(1, "linear_probe", 5.0)], 300, 100)
+        pixmap = curve.paint(
+            [(0, 1.0), (10, 0.5)], [EarlyVersion(1, "linear_probe", 5.0)], 300, 100, qt.QColor("black")
+        )
         self.assertFalse(pixmap.isNull())
         image = pixmap.toImage()
         colors = {image.pixelColor(x, y).name() for x in range(300) for y in range(100)}
