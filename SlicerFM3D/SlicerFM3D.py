@@ -25,6 +25,7 @@ from SlicerFM3DLib import scene
 from SlicerFM3DLib.background import Job
 from SlicerFM3DLib.operations import Operation
 from SlicerFM3DLib.panel import Panel
+from SlicerFM3DLib.sample_data import registerSampleData
 from SlicerFM3DLib.session import Session
 from SlicerFM3DLib.workflow import Workflow
 
@@ -46,6 +47,7 @@ class SlicerFM3D(ScriptedLoadableModule):
             "Research use only, not a medical device."
         )
         self.parent.acknowledgementText = _("Built on MONAI, MONAI Label and PEFT.")
+        slicer.app.startupCompleted.connect(registerSampleData)  # the module Sample Data is there only then
 
 
 @parameterNodeWrapper

@@ -19,12 +19,15 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 8, 16, 18  # pixels around the plot
 LINE_COLOR, MARK_COLOR = "#0072b2", "#d55e00"
 
 
-def paint(points: Sequence[tuple[float, float]], versions: Sequence[EarlyVersion], width: int, height: int) -> Any:
+def paint(
+    points: Sequence[tuple[float, float]], versions: Sequence[EarlyVersion], width: int, height: int, ink: Any
+) -> Any:
     """The curve as a pixmap.
 
     :param points: (seconds, loss), at least two.
     :param versions: marked where they came out.
     :param width, height: pixels.
+    :param ink: QColor of axes and figures.
     """
     width = max(width, 200)
     pixmap = qt.QPixmap(width, height)
@@ -34,7 +37,6 @@ def paint(points: Sequence[tuple[float, float]], versions: Sequence[EarlyVersion
     font = painter.font()
     font.setPointSize(8)
     painter.setFont(font)
-    ink = qt.QApplication.palette().color(qt.QPalette.WindowText)
     longest = max(points[-1][0], 1e-6)
     losses = [loss for _seconds, loss in points]
     low, high = min(losses), max(losses)
@@ -46,7 +48,7 @@ def paint(points: Sequence[tuple[float, float]], versions: Sequence[EarlyVersion
     def y(loss: float) -> float:
         return TOP + (height - TOP - BOTTOM) * (high - loss) / (high - low)
 
-    painter.setPen(ink)
+    painter.setPen(qt.QPen(ink))
     painter.drawLine(LEFT, height - BOTTOM, width - RIGHT, height - BOTTOM)
     painter.drawLine(LEFT, TOP, LEFT, height - BOTTOM)
     painter.drawText(2, TOP - 4, _("loss"))
@@ -56,7 +58,7 @@ def paint(points: Sequence[tuple[float, float]], versions: Sequence[EarlyVersion
     for version in versions:
         if version.seconds is not None:
             place = int(x(version.seconds))
-            painter.setPen(qt.QColor(MARK_COLOR))
+            painter.setPen(qt.QPen(qt.QColor(MARK_COLOR)))
             painter.drawLine(place, TOP, place, height - BOTTOM)
             _text(painter, place, TOP - 4, _("version {n}").format(n=version.number))
     pen = qt.QPen(qt.QColor(LINE_COLOR))

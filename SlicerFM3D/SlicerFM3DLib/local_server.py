@@ -29,7 +29,7 @@ def arguments(command: str, folder: str) -> list[str]:
     program = [command] if Path(command).is_file() else _split(command)
     if not program:
         raise ClientError(_("Say how FM3D is called on this computer, for example: fm3d"))
-    return [*program, "serve", "--studies", folder, "--port", "0"]
+    return [*program, "serve", folder, "--port", "0"]
 
 
 def run(

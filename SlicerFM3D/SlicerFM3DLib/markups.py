@@ -22,19 +22,23 @@ class PromptMarkups:
 
     :param onChange: called as ``onChange(settled)`` when one was placed, moved or removed; ``settled`` is False while
         the mouse may still be moving it.
+    :param onMode: called when :attr:`placing` may have changed.
     """
 
-    def __init__(self, onChange: Callable[[bool], None]) -> None:
+    def __init__(self, onChange: Callable[[bool], None], onMode: Callable[[], None]) -> None:
         self._onChange = onChange
         self._nodes: dict[str, Any] = {}
         self._tags: dict[str, list[int]] = {}
         self._order: list[str] = []  # what was placed, oldest first
+        self._interaction = slicer.app.applicationLogic().GetInteractionNode()
+        modeChanged = self._interaction.InteractionModeChangedEvent  # also by Escape or a click with the right button
+        self._interactionTag = self._interaction.AddObserver(modeChanged, lambda *_event: onMode())
 
     def place(self, kind: str) -> None:
         """Let the next clicks in the views place prompts of this kind."""
         node = self._node(kind)
         logic = slicer.app.applicationLogic()
-        selection, interaction = logic.GetSelectionNode(), logic.GetInteractionNode()
+        selection, interaction = logic.GetSelectionNode(), self._interaction
         selection.SetReferenceActivePlaceNodeClassName(node.GetClassName())
         selection.SetActivePlaceNodeID(node.GetID())
         if kind in POINTS:
@@ -44,17 +48,14 @@ class PromptMarkups:
 
     def stopPlacing(self) -> None:
         """Clicks in the views place nothing any more."""
-        interaction = slicer.app.applicationLogic().GetInteractionNode()
-        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        self._interaction.SetCurrentInteractionMode(self._interaction.ViewTransform)
 
     @property
     def placing(self) -> str:
         """The kind that clicks in the views place now, "" if none."""
-        logic = slicer.app.applicationLogic()
-        interaction = logic.GetInteractionNode()
-        if interaction.GetCurrentInteractionMode() != interaction.Place:
+        if self._interaction.GetCurrentInteractionMode() != self._interaction.Place:
             return ""
-        active = logic.GetSelectionNode().GetActivePlaceNodeID()
+        active = slicer.app.applicationLogic().GetSelectionNode().GetActivePlaceNodeID()
         return next((kind for kind, node in self._nodes.items() if node.GetID() == active), "")
 
     def read(self, volume: Any) -> Prompts:
@@ -86,6 +87,11 @@ class PromptMarkups:
         for kind in list(self._nodes):
             self._remove(kind)
         self._order.clear()
+
+    def cleanup(self) -> None:
+        """Remove all prompts and hear nothing more."""
+        self._interaction.RemoveObserver(self._interactionTag)
+        self.clear()
 
     def forget(self) -> None:
         """The scene was closed: its nodes are gone already."""

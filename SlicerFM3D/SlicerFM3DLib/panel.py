@@ -113,6 +113,7 @@ class Panel:
         self.logic.session.changed.disconnectAll()
         self.logic.session.connected.disconnectAll()
         for section in self.sections:
+            section.removeShortcuts()
             section.cleanup()
 
     def _onConnected(self) -> None:

@@ -79,7 +79,7 @@ class PromptSteps:
 
     def _send(self, target: Target, prompts: Prompts, scribbles: Any) -> None:
         parameters = prompts.asParameters(target.structure)
-        given = None
+        self._next = given = None
         if scribbles.any():
             parameters["given"], given = "scribbles", scribbles
         elif self._before.any():

@@ -68,9 +68,9 @@ def trained(status: TrainStatus) -> str:
 def stage(key: str) -> str:
     """What is being learned, or the server's own words for it."""
     known = {
-        "zero_shot": _("Nothing learned yet"),
-        "linear_probe": _("Quick: linear probe"),
-        "spatial_adapter": _("Quick: spatial adapter"),
+        "zero_shot": _("Known by name"),
+        "linear_probe": _("Linear probe"),
+        "spatial_adapter": _("Spatial adapter"),
         "decoder": _("Decoder"),
         "final": _("Final"),
     }
@@ -109,7 +109,7 @@ def expected(dice: ExpectedDice | None) -> str:
         return "–"
     if dice.high <= dice.low:
         return f"{dice.mean:.2f}"
-    return _("{mean:.2f} ({low:.2f} to {high:.2f})").format(mean=dice.mean, low=dice.low, high=dice.high)
+    return _("{mean:.2f} ({low:.2f}–{high:.2f})").format(mean=dice.mean, low=dice.low, high=dice.high)
 
 
 def versionDetails(version: Version) -> str:

@@ -41,9 +41,9 @@ def select(table, row: int) -> None:
 
 def test_versions_are_listed_with_what_they_promise(models):
     rows = texts(models.ui.versionsTableWidget)
-    assert rows[0] == ["3 (active)", "Final", "0.73 (0.60 to 0.80)", "2"]
+    assert rows[0] == ["3 (active)", "Final", "0.73 (0.60–0.80)", "2"]
     assert [row[0] for row in rows] == ["3 (active)", "2", "1"]
-    assert rows[2][1:3] == ["Quick: linear probe", "–"]
+    assert rows[2][1:3] == ["Linear probe", "–"]
     details = models.ui.versionsTableWidget.item(0, 0).toolTip()
     assert "cross-validation on 3 cases" in details and "Made: 2026-11-23 09:30" in details
 

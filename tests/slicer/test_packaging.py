@@ -69,6 +69,16 @@ def test_every_script_and_resource_is_in_the_package(asked):
     assert sorted(listed) == sorted(there)
 
 
+def test_the_tutorial_shows_pictures_that_exist_and_names_widgets_that_exist():
+    tutorial = (REPOSITORY / "docs/tutorial.md").read_text()
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", tutorial)
+    sections = ("server", "case", "segment", "clicks", "labels", "train", "models", "insight")
+    assert {f"panel_{name}.png" for name in sections} <= set(pictures)
+    assert all((REPOSITORY / "docs" / picture).is_file() for picture in pictures)
+    texts = "".join(path.read_text() for path in UI_FILES)
+    assert not [button for button in re.findall(r"\*\*([^*]+)\*\*", tutorial) if f">{button}<" not in texts]
+
+
 def test_the_registered_tests_exist(asked):
     tests = [Path(which) for what, which in asked if what == "test"]
     assert [path.name for path in tests] == ["SlicerFM3D.py", "SlicerFM3DPanelTest.py"]
@@ -85,10 +95,11 @@ def test_the_catalogue_entry_and_the_project_have_one_name(asked):
     assert b"\r" not in entry.read_bytes()
 
 
-def test_the_icon_is_where_its_address_says(asked):
+def test_icon_and_screenshots_are_where_their_addresses_say(asked):
     extension = dict(asked)
-    icon = extension["EXTENSION_ICONURL"].partition("/main/")[2]
-    assert (REPOSITORY / icon).read_bytes().startswith(b"\x89PNG")
+    for address in (extension["EXTENSION_ICONURL"], *extension["EXTENSION_SCREENSHOTURLS"].split()):
+        picture = address.partition("/main/")[2]
+        assert (REPOSITORY / picture).read_bytes().startswith(b"\x89PNG"), address
     assert all(extension[f"EXTENSION_{name}"] for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "SCREENSHOTURLS"))
 
 
@@ -162,4 +173,4 @@ def test_the_tests_for_inside_slicer_pass_here_too():
     suite = unittest.defaultTestLoader.loadTestsFromName("SlicerFM3DPanelTest")
     result = unittest.TestResult()
     suite.run(result)
-    assert result.testsRun == 3 and result.wasSuccessful(), result.failures + result.errors
+    assert result.testsRun == 6 and result.wasSuccessful(), result.failures + result.errors

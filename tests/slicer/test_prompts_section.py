@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from monailabel_peer import jsonReply
+from monailabel_peer import Reply, jsonReply
 from panel_clicks import click, finish, on_grid_of, uploaded, voxels
 from PySide6.QtTest import QTest
 from slicer_env import process_events_until
@@ -212,7 +212,7 @@ def test_the_keys_on_the_buttons_work_in_this_module_only(ready):
     QTest.keyClick(ready.panel.widget, qt.Qt.Key_I)
     assert ui.includeButton.checked
     ready.exit()
-    assert not ui.includeButton.checked or not ready.panel.sections[3]._markups.placing
+    assert not ui.includeButton.checked
     QTest.keyClick(ready.panel.widget, qt.Qt.Key_O)
     assert ready.panel.sections[3]._markups.placing == ""
 
@@ -229,6 +229,40 @@ def test_a_refused_click_says_why_and_the_next_one_is_sent(ready, peer):
     place("Inside", -40, 12, 3)
     answered(ready)
     assert len(sent(peer)[-1]["points"]) == 1 and drawn(ready).any()
+
+
+def test_another_volume_starts_without_the_clicks_of_the_one_before(ready, peer):
+    click(ready.ui.includeButton)
+    place("Inside", -40, 12, 3)
+    answered(ready)
+    uploaded(ready, peer, "other", seed=1)
+    assert not ready.ui.includeButton.checked and not slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
+    click(ready.ui.includeButton)
+    place("Inside", -42, 12, 3)
+    answered(ready)
+    assert len(sent(peer)[-1]["points"]) == 1
+
+
+def test_a_cancelled_answer_leaves_nothing_to_be_sent_later(ready, peer):
+    peer.overrides["POST /infer/interactive"] = Reply(b"{}", silence=30)
+    click(ready.ui.includeButton)
+    place("Inside", -40, 12, 3)
+    place("Inside", -41, 12, 3)
+    assert ready.ui.updateButton.text == "Cancel"
+    click(ready.ui.updateButton)
+    answered(ready)
+    del peer.overrides["POST /infer/interactive"]
+    place("Inside", -42, 12, 3)
+    answered(ready)
+    process_events_until(lambda: False, 0.2)
+    assert [len(params["points"]) for params in sent(peer)] == [1, 3]
+
+
+def test_a_tool_that_is_ended_in_the_view_is_shown_so(ready):
+    click(ready.ui.includeButton)
+    interaction = slicer.app.applicationLogic().GetInteractionNode()
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)  # Escape
+    assert not ready.ui.includeButton.checked
 
 
 def test_closing_the_scene_forgets_the_clicks(ready, peer):

@@ -47,7 +47,7 @@ def test_a_server_is_started_connected_to_and_stopped_by_clicks(opened, command,
     click(ui.localServerButton)
     assert ui.localServerButton.text == "Stop server" and "Starting" in ui.localServerStatusLabel.text
     assert process_events_until(lambda: opened.logic.session.info)
-    assert (tmp_path / "asked").read_text() == f"serve --studies {tmp_path / 'my images'} --port 0"
+    assert (tmp_path / "asked").read_text() == f"serve {tmp_path / 'my images'} --port 0"
     assert ui.localServerStatusLabel.text == f"The server runs at {peer.address}."
     assert ui.addressLineEdit.text == peer.address and "Connected" in ui.connectStatusLabel.text
     click(ui.connectButton)  # connecting anew does not end it

@@ -78,7 +78,7 @@ def test_the_curve_is_drawn_and_marks_a_version_that_came_out(connected, peer):
 
 
 def test_the_curve_falls_from_left_to_right(connected):
-    image = curve.paint([(0, 1.0), (10, 0.0)], [], 300, 100).toImage()
+    image = curve.paint([(0, 1.0), (10, 0.0)], [], 300, 100, qt.QColor("black")).toImage()
     drawn = [(x, y) for x in range(300) for y in range(100) if image.pixelColor(x, y).name() == curve.LINE_COLOR]
     left, right = min(drawn), max(drawn)
     assert left[1] < 20 and right[1] > 80 and right[0] > 285

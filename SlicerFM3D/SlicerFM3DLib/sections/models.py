@@ -11,7 +11,9 @@ from .. import side_by_side, wording
 from ..operations import Operation
 from ..translation import tr as _
 from ..versions import Version
-from .section import Section, fill
+from .section import Section, fill, fit
+
+MOST_ROWS = 6
 
 
 class ModelsSection(Section):
@@ -76,6 +78,7 @@ class ModelsSection(Section):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(wording.versionDetails(version))
                 table.setItem(row, column, item)
+        fit(table, len(versions), MOST_ROWS)
         numbers = [version.number for version in versions]
         if numbers:
             table.selectRow(numbers.index(chosen) if chosen in numbers else 0)
@@ -93,6 +96,7 @@ class ModelsSection(Section):
         titles = [wording.version(str(number)) for number in (comparison.one, comparison.other)]
         table.setHorizontalHeaderLabels([_("Case"), *titles])
         table.setRowCount(len(comparison.cases))
+        fit(table, len(comparison.cases), MOST_ROWS)
         for row, (case, scores) in enumerate(comparison.cases.items()):
             mark = " *" if case in comparison.learnedFrom else ""
             texts = [case + mark, *("–" if score is None else f"{score:.3f}" for score in scores)]
@@ -138,3 +142,4 @@ def _prepare(table: Any, headers: Sequence[str]) -> None:
     header = table.horizontalHeader()
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setStretchLastSection(True)
+    table.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)

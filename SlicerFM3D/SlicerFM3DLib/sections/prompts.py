@@ -25,8 +25,9 @@ class PromptsSection(Section):
     def setup(self) -> None:
         ui = self.ui
         self._steps = PromptSteps(self.session)
-        self._markups = PromptMarkups(self._onMarkups)
+        self._markups = PromptMarkups(self._onMarkups, self._showTools)
         self._sent: Prompts | None = None
+        self._volume: Any = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLE_MS)
@@ -50,19 +51,24 @@ class PromptsSection(Section):
 
     def show(self) -> None:
         ui, info = self.ui, self.session.info
+        if self.panel.volume is not self._volume:  # clicks belong to a volume
+            self._volume = self.panel.volume
+            self.clear()
         self._offerStructures(info.labels if info else ())
         offered = info is None or INTERACTIVE in info.models
         usable = info is not None and offered and self.panel.isKnown and bool(self._structure)
-        placing = self._markups.placing
-        for kind, button in self._tools.items():
+        for button in (*self._tools.values(), ui.undoButton, ui.clearButton, ui.scribbleButton):
             button.enabled = usable
-            button.checked = kind == placing
-        for button in (ui.undoButton, ui.clearButton, ui.scribbleButton):
-            button.enabled = usable
+        self._showTools()
         if not offered:
             self.hint(ui.promptsStatusLabel, _("This server does not segment by clicks."))
         elif info and self.panel.isKnown and not self._structure:
             self.hint(ui.promptsStatusLabel, _("Name the structure, then click into it in a slice."))
+
+    def _showTools(self) -> None:
+        placing = self._markups.placing
+        for kind, button in self._tools.items():
+            button.checked = kind == placing
 
     def clear(self) -> None:
         """Remove all prompts; what they gave stays."""
@@ -82,7 +88,7 @@ class PromptsSection(Section):
 
     def cleanup(self) -> None:
         self._timer.stop()
-        self._markups.clear()
+        self._markups.cleanup()
 
     @property
     def _structure(self) -> str:

@@ -103,6 +103,13 @@ class Section:
         for shortcut in self._shortcuts:
             shortcut.setEnabled(enabled)
 
+    def removeShortcuts(self) -> None:
+        """The keys belong to Slicer's window, which lives longer than the panel."""
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._shortcuts.clear()
+
     def showOffers(self) -> None:
         """Bring buttons and lines up to date."""
         for offer in self.offers:
@@ -141,6 +148,13 @@ def fill(box: Any, keys: Sequence[str], word: Callable[[str], str]) -> None:
         box.addItem(word(key), key)
     box.setCurrentIndex(keys.index(chosen) if chosen in keys else 0)
     box.blockSignals(False)
+
+
+def fit(view: Any, rows: int, most: int) -> None:
+    """Make a list or a table as high as its rows, but not higher than ``most`` of them."""
+    header = view.horizontalHeader().height if hasattr(view, "horizontalHeader") else 0
+    row = view.fontMetrics().height() + 6
+    view.setFixedHeight(header + row * max(1, min(rows, most)) + 6)
 
 
 def setting(name: str, default: str) -> str:

@@ -10,9 +10,10 @@ import qt
 from .. import curve, wording
 from ..operations import Operation
 from ..translation import tr as _
-from .section import Section, fill
+from .section import Section, fill, fit
 
 CURVE_HEIGHT = 110
+MOST_ROWS = 6
 
 
 class TrainSection(Section):
@@ -55,10 +56,11 @@ class TrainSection(Section):
             ui.trainProgressBar.value = min(status.step, status.total)
         points = status.curve if status else ()
         ui.curveLabel.visible = len(points) > 1
-        wanted = (points, status.versions, ui.curveLabel.width) if len(points) > 1 else None
+        wanted = (points, status.versions, ui.trainButton.width) if len(points) > 1 else None
         if wanted and wanted != self._drawn:
             self._drawn = wanted
-            ui.curveLabel.setPixmap(curve.paint(points, status.versions, ui.trainButton.width, CURVE_HEIGHT))
+            ink = ui.curveLabel.palette.color(qt.QPalette.WindowText)
+            ui.curveLabel.setPixmap(curve.paint(points, status.versions, ui.trainButton.width, CURVE_HEIGHT, ink))
 
     def _showList(self, widget: Any, label: Any, names: Sequence[str] | None) -> None:
         """Offer these names, ticked unless the user has taken the tick away; None while there is no server."""
@@ -68,10 +70,10 @@ class TrainSection(Section):
             return
         unticked = set(there) - set(ticked(widget))
         widget.clear()
-        for name in names:
-            item = qt.QListWidgetItem(name)
-            item.setCheckState(qt.Qt.Unchecked if name in unticked else qt.Qt.Checked)
-            widget.addItem(item)
+        widget.addItems(list(names))
+        for row, name in enumerate(names):
+            widget.item(row).setCheckState(qt.Qt.Unchecked if name in unticked else qt.Qt.Checked)
+        fit(widget, len(names), MOST_ROWS)
 
     def _isReady(self) -> bool:
         lists = (self.ui.labelsListWidget, self.ui.casesListWidget)
