@@ -57,6 +57,7 @@ def _commands() -> Any:
     from fm3d_core.cli.methods import Methods
     from fm3d_core.cli.predict import Predict
     from fm3d_core.cli.pretrain import Pretrain
+    from fm3d_core.cli.segment import Segment
     from fm3d_core.cli.serve import ServeSettings
     from fm3d_core.cli.weights import Weights
 
@@ -67,6 +68,7 @@ def _commands() -> Any:
         "finetune": Finetune,
         "features": Features,
         "predict": Predict,
+        "segment": Segment,
         "evaluate": Evaluate,
         "compare": Compare,
         "adapters": Adapters,
