@@ -20,6 +20,26 @@ class _Request(BaseModel):
     client_id: str | None = None  # sent by every MONAI Label client; not used
 
 
+class UploadRequest(_Request):
+    """Parameters beside an uploaded image: none."""
+
+
+class LabelRequest(_Request):
+    """Parameters beside a submitted label map.
+
+    Attributes:
+        label_info: entries ``{"name": ..., "idx": ...}``; what else an entry holds is not kept.
+    """
+
+    label_info: list[dict[str, Any]] | None = Field(None, max_length=256)
+
+    def kept(self) -> dict[str, Any]:
+        """What goes into the index."""
+        if self.label_info is None:
+            return {}
+        return {"label_info": [{key: entry.get(key) for key in ("name", "idx")} for entry in self.label_info]}
+
+
 class InferRequest(_Request):
     """Parameters of one inference.
 
@@ -33,6 +53,11 @@ class InferRequest(_Request):
     result_extension: Literal[".nii.gz", ".nii", ".nrrd", ".mha"] = ".nii.gz"
     result_dtype: str | None = None
     result_compress: bool | None = None
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _first_version(cls, value: Any) -> Any:
+        return _first_choice(value)
 
 
 class TrainRequest(_Request):
@@ -58,13 +83,19 @@ class TrainRequest(_Request):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _first_choice(cls, value: Any) -> Any:
-        """MONAI Label's plugin sends the whole list of choices while the user has not picked one."""
-        return value[0] if isinstance(value, list) and value else value
+    def _first_method(cls, value: Any) -> Any:
+        return _first_choice(value)
 
     def finetune_settings(self) -> dict[str, Any]:
         """What goes to ``FinetuneSettings``."""
         return self.model_dump(include={"method", "backbone", "seconds", "steps", "seed"}, exclude_none=True)
+
+
+class SampleRequest(_Request):
+    """Parameters of the choice of the next volume; the others are what MONAI Label's plugin sends."""
+
+    labels: Any = None
+    label_tag: str | None = None
 
 
 _AnyRequest = TypeVar("_AnyRequest", bound=_Request)
@@ -79,13 +110,18 @@ def parse(kind: type[_AnyRequest], data: Mapping[str, Any]) -> _AnyRequest:
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])[:64]}: {_in_words(fault['type'], fault['msg'])}"
-            for fault in error.errors(include_url=False, include_input=False)[:8]
-        )
         raise SettingsError(
-            f"the request cannot be used ({faults})", remedy=f"Known parameters: {', '.join(kind.model_fields)}"
+            f"the request cannot be used ({faults_in_words(error.errors())})",
+            remedy=f"Known parameters: {', '.join(kind.model_fields)}",
         ) from error
+
+
+def faults_in_words(faults: Any) -> str:
+    """Pydantic's findings, each with the name of the field."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc'])[:64]}: {_in_words(fault['type'], fault['msg'])}"
+        for fault in list(faults)[:8]
+    )
 
 
 def check_name(name: object, what: str) -> str:
@@ -100,6 +136,11 @@ def check_name(name: object, what: str) -> str:
             remedy="Use 1 to 128 letters, digits, dots, hyphens or underscores, with no dot in front",
         )
     return name
+
+
+def _first_choice(value: Any) -> Any:
+    """MONAI Label's plugin sends the whole list of choices while the user has not picked one."""
+    return value[0] if isinstance(value, list) and value else value
 
 
 def _in_words(kind: str, message: str) -> str:

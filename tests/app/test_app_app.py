@@ -21,7 +21,7 @@ def segment(app, image_id, **parameters):
 
 
 def save_adapter(app, *labels):
-    return app._store.save(untrained_adapter(SegmentationTask(labels), FinetuneSettings()))
+    return app.adapters.store.save(untrained_adapter(SegmentationTask(labels), FinetuneSettings()))
 
 
 def test_monai_label_finds_the_app_in_main_py():
@@ -91,13 +91,12 @@ def test_the_active_adapter_answers_and_its_network_is_built_once(make_app, subm
     for file, answer in answers:
         file.unlink()
         assert answer["version"] == "1" and answer["label_names"] == {"tube": 1, "ellipsoid": 2}
-    infer = app._infers["segmentation"]
-    (kept,) = infer._predictors.values()
+    _, kept = app.tools.predictors.get("1")
     save_adapter(app, "tube", "ellipsoid")
     file, answer = segment(app, synthetic_cases[0].name)
     file.unlink()
     assert answer["version"] == "2"
-    assert infer._predictors["1"] is kept
+    assert app.tools.predictors.get("1")[1] is kept
 
 
 def test_an_unknown_version_names_those_that_exist(make_app, submit, synthetic_cases):
@@ -210,9 +209,9 @@ def test_training_learns_by_name_leaves_out_what_is_bad_and_tells_where_it_stand
     stats = server.info()["train_stats"]["segmentation"]
     assert (stats["stage"], stats["version"], stats["run_id"], stats["step"]) == ("done", 2, "r1", 2)
     assert stats["left_out"] == result["left_out"]
-    assert server._store.active().version == 2
+    assert server.adapters.store.active().version == 2
     # the linear head was a version of its own, there while the rest trained
-    assert stats["early_version"] == 1 and server._store.load(1).card.method == "linear_probe"
+    assert stats["early_version"] == 1 and server.adapters.store.load(1).card.method == "linear_probe"
 
 
 def test_a_users_mistake_in_training_ends_the_process_with_one_line(make_app, submit, synthetic_cases, tmp_path):
@@ -223,7 +222,7 @@ def test_a_users_mistake_in_training_ends_the_process_with_one_line(make_app, su
     text = str(end.value.code)
     assert "\n" not in text and "Traceback" not in text
     assert read_progress(tmp_path / "app" / "model" / "progress.json")["error"] == text
-    assert app._store.versions() == []
+    assert app.adapters.store.versions() == []
 
 
 def test_when_no_case_can_be_used_the_first_reason_is_told(make_app, submit, synthetic_cases):
@@ -235,9 +234,9 @@ def test_when_no_case_can_be_used_the_first_reason_is_told(make_app, submit, syn
 
 
 def _labelled_cases(app, ids):
-    from MonaiLabelApp.lib.trainers.segmentation import _cases
+    from MonaiLabelApp.lib.cases import labelled_cases
 
-    return _cases(ids, app.datastore())
+    return labelled_cases(ids, app.datastore())
 
 
 def _swap_values(datastore, image_id):

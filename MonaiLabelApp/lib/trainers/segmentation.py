@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from fm3d_core.errors import CaseError, FM3DError
+from fm3d_core.errors import FM3DError
+from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
 from MonaiLabelApp.lib.datastore import CheckedDatastore
 from MonaiLabelApp.lib.errors import Conflict
-from MonaiLabelApp.lib.labels import FINAL, structures_to_learn, submitted_structures
+from MonaiLabelApp.lib.labels import structures_to_learn, submitted_structures
 from MonaiLabelApp.lib.progress_file import ProgressFile, read_progress
 from MonaiLabelApp.lib.requests import TrainRequest, parse
 
 if TYPE_CHECKING:
-    from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase
+    from fm3d_core.adaptation import Adapter, AdapterStore
 
-logger = logging.getLogger(__name__)
 OFFERED = ("full", "lora", "linear_probe", "spatial_adapter")  # in the panel; a request may name any of fm3d methods
 
 
@@ -61,14 +60,7 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         from fm3d_core.tasks import SegmentationTask
 
         FinetuneSettings(**request.finetune_settings())
-        labelled = sorted(datastore.get_labeled_images())
-        for case in request.cases or ():
-            datastore.image_file(case)
-            if case not in labelled:
-                raise Conflict(f"{case} has no submitted label", remedy="Submit its label first or leave it out")
-        cases = tuple(case for case in labelled if request.cases is None or case in request.cases)
-        if not cases:
-            raise Conflict("no labelled volume to learn from", remedy="Submit a labelled volume, then press Train")
+        cases = chosen_cases(datastore, request.cases)
         if request.shots is not None and len(cases) < request.shots:
             raise Conflict(
                 f"{request.shots} labelled volumes were asked for, but there are {len(cases)}",
@@ -113,7 +105,7 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
 
         ids = self.accept(request, datastore)
         task = SegmentationTask(self._structures(request, datastore))
-        cases, left_out = _cases(ids, datastore)
+        cases, left_out = labelled_cases(ids, datastore)
         settings = FinetuneSettings(**request.finetune_settings())
 
         def keep_stage(adapter: Adapter) -> None:
@@ -135,24 +127,3 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         active = self._store.active()
         known = active.card.task.labels if active else ()
         return structures_to_learn(request.labels, self._configured, known, submitted_structures(datastore))
-
-
-def _cases(ids: Sequence[str], datastore: CheckedDatastore) -> tuple[list[LabeledCase], list[str]]:
-    """The cases with the meaning of their voxel values; and those that cannot be understood, with the reason.
-
-    Raises:
-        CaseError: none is left.
-    """
-    from fm3d_core.adaptation import LabeledCase
-
-    cases, left_out = [], []
-    for image_id in ids:
-        try:
-            label = Path(datastore.get_label_uri(image_id, FINAL))
-            cases.append(LabeledCase(image_id, datastore.image_file(image_id), label, datastore.values_of(image_id)))
-        except FM3DError as error:
-            logger.warning("Case %s is left out: %s", image_id, error)
-            left_out.append(str(error))
-    if not cases:
-        raise CaseError("none of the labelled volumes can be used", remedy=f"The first: {left_out[0]}")
-    return cases, left_out
