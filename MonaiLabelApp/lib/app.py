@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
-from monailabel.utils.async_tasks.utils import tasks
 
 from fm3d_core import __version__
 from fm3d_core.adaptation import AdapterStore
-from fm3d_core.errors import FM3DError, SettingsError
+from fm3d_core.errors import SettingsError
 from fm3d_core.progress import ProgressCallback, ShouldStop, never_stop
 from MonaiLabelApp.lib.adapters import Adapters
 from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
@@ -32,12 +30,12 @@ from MonaiLabelApp.lib.lanes import Lanes
 from MonaiLabelApp.lib.predictors import Predictors
 from MonaiLabelApp.lib.requests import SampleRequest, TrainRequest, parse
 from MonaiLabelApp.lib.settings import ServerSettings
-from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer
+from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer, waits
+from MonaiLabelApp.lib.training.queue import TrainingQueue, as_task
+from MonaiLabelApp.lib.training.record import Training, Work
 from MonaiLabelApp.lib.volumes import ImageCache
 
 MODEL = "segmentation"
-# What MONAI Label itself puts into a request on its way to the training process.
-_ADDED_ON_THE_WAY = frozenset({"model", "gpus", "local_rank"})
 
 
 class FM3DApp(MONAILabelApp):  # type: ignore[misc]
@@ -52,6 +50,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         settings: what the server was started with.
         adapters: the versions of what was learned.
         lanes: where blocking work runs.
+        trainings: their queue.
         jobs: work of minutes.
     """
 
@@ -62,7 +61,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         self.lanes = Lanes()
         self.jobs = Jobs(self.lanes.background)
         self.tools = Tools(Predictors(self.adapters, self.structures), ImageCache(), self.structures)
-        self._progress = model_folder / "progress.json"
+        self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self._training_ended)
         super().__init__(
             app_dir,
             studies,
@@ -84,7 +83,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_trainers(self) -> dict[str, SegmentationTrainer]:
         """Its training."""
-        return {MODEL: SegmentationTrainer(self.adapters.store, self._progress, self.settings.labels)}
+        return {MODEL: SegmentationTrainer(self.adapters, self.settings, self.trainings)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which volume is labelled next."""
@@ -108,6 +107,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         if monai_label_settings.MONAI_LABEL_AUTH_ENABLE:
             raise SettingsError("MONAI_LABEL_AUTH_ENABLE is not served", remedy="Use fm3d serve --token-file FILE")
         self.datastore().recover()
+        self.trainings.open()
         install(server, self)
 
     def structures(self) -> tuple[str, ...]:
@@ -119,12 +119,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
     def info(self) -> dict[str, Any]:
         """What the server offers, and where the last training stands."""
-        info: dict[str, Any] = super().info()
-        stats = info["train_stats"][MODEL]
-        running = any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train"))
-        if stats.get("state") == "running" and not running:  # killed, or the server was started anew
-            stats.update(state="interrupted", stage="interrupted", eta=None)
-        return info
+        return dict(super().info())
 
     def infer_task(self, model: object) -> ServedInfer:
         """A model by its name.
@@ -194,11 +189,11 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
         return self.jobs.start("compare", work)
 
-    def accept_training(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Judge a request to train, before any process starts.
+    def start_training(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue a training.
 
         Returns:
-            The request for the training process, with the cases fixed.
+            The task, as MONAI Label's clients know it, with its place in the queue in words.
 
         Raises:
             NotServed: another model.
@@ -206,24 +201,28 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         """
         if model not in self._trainers:
             raise NotServed(f"there is no model '{model[:64]}' to train", remedy=f"Use {MODEL}")
+        trainer: SegmentationTrainer = self._trainers[model]
         request = parse(TrainRequest, params.get(MODEL, params))
         self.datastore().refresh()
-        cases = self._trainers[model].accept(request, self.datastore())
-        self._trainers[model].wait_for_process(request.run_id)
-        return {"model": model, **request.model_dump(mode="json", exclude_none=True), "cases": list(cases)}
+        training = self.trainings.add(trainer.accept(model, request, self.datastore()))
+        waiting = [each.request.id for each in self.trainings.waiting()]
+        place = waiting.index(training.request.id) + 1 if training.request.id in waiting else 0  # begun already
+        return {**as_task(training), "queue_position": place, "message": waits(place, self.trainings)}
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Train; runs in the training process.
+        """MONAI Label's own call.
 
         Raises:
-            SystemExit: a user's mistake, so that the process's last line is that one line.
+            NotServed: see :meth:`SegmentationTrainer.__call__`.
         """
-        os.nice(5)  # segmenting goes on while a training runs
-        wanted = {key: value for key, value in request.items() if key not in _ADDED_ON_THE_WAY}
-        try:
-            return dict(self._trainers[request.get("model", MODEL)](wanted, self.datastore()))
-        except FM3DError as error:
-            raise SystemExit(str(error)) from error
+        return dict(self._trainers[MODEL](request, self.datastore()))
+
+    def _work_of(self, training: Training) -> Work:
+        trainer: SegmentationTrainer = self._trainers[training.request.model]
+        return trainer.prepare(training, self.datastore())
+
+    def _training_ended(self, training: Training) -> None:
+        """Told of each training that has ended."""
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called after a label was kept; what it returns is added to the answer."""

@@ -64,6 +64,8 @@ class TrainRequest(_Request):
     """Parameters of one training; what is None is left to fm3d_core.
 
     Attributes:
+        preset: stages and their time: fast, balanced, thorough or auto. It takes the place of method, seconds and
+            steps. None: auto if these are not given either. "none" is None, for clients that must send something.
         method, backbone, seconds, steps, seed: as in ``fm3d_core.adaptation.FinetuneSettings``.
         labels: the structures to learn; None: see ``labels.structures_to_learn``.
         cases: ids of the labelled images to learn from; None for all.
@@ -71,6 +73,7 @@ class TrainRequest(_Request):
         run_id: stamped into the progress, so that a client knows its own run.
     """
 
+    preset: Literal["fast", "balanced", "thorough", "auto", "none"] | None = None
     method: str | None = None
     backbone: str | None = None
     seconds: float | None = None
@@ -81,14 +84,17 @@ class TrainRequest(_Request):
     shots: int | None = Field(None, ge=1)
     run_id: str | None = Field(None, pattern=f"^{SAFE_NAME.pattern}$")
 
-    @field_validator("method", mode="before")
+    @field_validator("method", "preset", mode="before")
     @classmethod
     def _first_method(cls, value: Any) -> Any:
         return _first_choice(value)
 
     def finetune_settings(self) -> dict[str, Any]:
         """What goes to ``FinetuneSettings``."""
-        return self.model_dump(include={"method", "backbone", "seconds", "steps", "seed"}, exclude_none=True)
+        own = self.model_dump(include={"method", "seconds", "steps"}, exclude_none=True)
+        preset = None if self.preset == "none" else self.preset or (None if own else "auto")
+        more = self.model_dump(include={"backbone", "seed"}, exclude_none=True)
+        return {**more, "preset": preset} if preset else {**more, **own}
 
 
 class SampleRequest(_Request):

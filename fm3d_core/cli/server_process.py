@@ -38,6 +38,10 @@ class ServerProcess:
         host: a loopback address.
         port: 0 chooses a free one.
         adapters: folder of the adapter store; default ``workspace/adapters``.
+        token_file: file whose first line every client must send; None: none, and only this machine is served.
+        origins: web pages, as SCHEME://HOST[:PORT], whose requests are taken.
+        upload_mb: largest body of a request; None: the app's default.
+        training_mb: most memory of a training; None: four fifths of what is free when it starts.
         start_seconds: how long to wait for the first answer.
         progress: told once in a while that the server is starting.
 
@@ -59,6 +63,10 @@ class ServerProcess:
         host: str = LOOPBACK,
         port: int = 0,
         adapters: str | Path | None = None,
+        token_file: str | Path | None = None,
+        origins: Sequence[str] = (),
+        upload_mb: int | None = None,
+        training_mb: int | None = None,
         start_seconds: float = 180.0,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
@@ -66,6 +74,8 @@ class ServerProcess:
         self.studies, self.workspace = Path(studies).resolve(), Path(workspace).resolve()
         self.labels, self.host, self.port = tuple(labels), host, port
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
+        self.token_file = Path(token_file).resolve() if token_file is not None else None
+        self.origins, self.upload_mb, self.training_mb = tuple(origins), upload_mb, training_mb
         self.log = self.workspace / "server.log"
         self.start_took = 0.0
         self._start_seconds, self._progress = start_seconds, progress
@@ -148,7 +158,14 @@ class ServerProcess:
         self._process = None
 
     def _command(self) -> list[str]:
-        configuration = {"labels": ",".join(self.labels), "adapters": str(self.adapters)}
+        configuration = {
+            "labels": ",".join(self.labels),
+            "adapters": str(self.adapters),
+            "token_file": str(self.token_file or ""),
+            "origins": ",".join(self.origins),
+            "upload_mb": str(self.upload_mb or ""),
+            "training_mb": str(self.training_mb or ""),
+        }
         arguments = {
             "--app": self.workspace / "app",
             "--studies": self.studies,
@@ -195,7 +212,7 @@ class ServerProcess:
             clock.report(0)
             if self._process.poll() is not None:
                 raise self._ended()
-            if _answers(f"{self.address}/info/"):
+            if _answers(f"{self.address}/auth/"):
                 return
             time.sleep(0.2)
         raise ServerError(
