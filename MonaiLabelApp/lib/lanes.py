@@ -62,10 +62,10 @@ class Lanes:
     def __init__(self) -> None:
         cores = os.cpu_count() or 1
         self.looking = Lane("looking", 4, 256)
-        self.files = Lane("files", 4, 64, 3)
-        self.segmenting = Lane("segmenting", min(max(cores // 4, 1), 4), 32, 5)
-        self.clicks = Lane("clicks", 1, 32, 3)
-        self.background = Lane("background", 1, 32, 12)
+        self.files = Lane("files", 4, 64, 1)
+        self.segmenting = Lane("segmenting", min(max(cores // 4, 1), 4), 32, 2)
+        self.clicks = Lane("clicks", 1, 32, 1)
+        self.background = Lane("background", 1, 32, 6)
 
 
 async def finish(request: Request, lane: Lane, work: Work[T], discard: Callable[[T], Any] | None = None) -> T:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from fm3d_core.cli.server_access import check_origin, read_token
 from fm3d_core.errors import SettingsError
 
-SHORTEST_TOKEN = 16
 UPLOAD_MB = 2048
 
 
@@ -50,38 +49,6 @@ class ServerSettings:
             upload_bytes=_megabytes("upload_mb", conf.get("upload_mb", str(UPLOAD_MB))),
             training_bytes=_megabytes("training_mb", training) if training else None,
         )
-
-
-def read_token(path: Path) -> str:
-    """The token in a file: its first line.
-
-    Raises:
-        SettingsError: no such file, or too short a token.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError("the token cannot be read", path=path, remedy=_make_one(path)) from error
-    token = lines[0].strip() if lines else ""
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or " " in token:
-        raise SettingsError(f"holds no token of {SHORTEST_TOKEN} characters", path=path, remedy=_make_one(path))
-    return token
-
-
-def check_origin(origin: str) -> str:
-    """``origin`` if it is one.
-
-    Raises:
-        SettingsError: it is not.
-    """
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
-        raise SettingsError(f"'{origin}' is no origin", remedy="Give for example https://viewer.hospital.example")
-    return origin
-
-
-def _make_one(path: Path) -> str:
-    return f"Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > {path}; chmod 600 {path}"
 
 
 def _listed(text: str) -> tuple[str, ...]:

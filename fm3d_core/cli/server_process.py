@@ -35,7 +35,7 @@ class ServerProcess:
         studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does.
         workspace: the server's own folder: app copy, adapters, sessions and log. Nothing is written elsewhere.
         labels: names of the structures; empty: those of the active adapter or of the submitted labels.
-        host: a loopback address.
+        host: where to listen.
         port: 0 chooses a free one.
         adapters: folder of the adapter store; default ``workspace/adapters``.
         token_file: file whose first line every client must send; None: none, and only this machine is served.
@@ -46,7 +46,7 @@ class ServerProcess:
         progress: told once in a while that the server is starting.
 
     Attributes:
-        address: ``http://HOST:PORT``, valid once started.
+        address: ``http://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
         log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
         start_took: seconds from start to the first answer.
 
@@ -84,7 +84,8 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """Where clients find the server."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def pid(self) -> int | None:

@@ -49,7 +49,7 @@ def main(folder: Path) -> int:
     progress = ProgressFile(folder / "progress.json", work.run_id)
     progress.waiting()
     if hasattr(os, "nice"):
-        os.nice(10)  # segmenting goes on while a training runs
+        os.nice(5)  # segmenting goes on while a training runs
     bind(work.memory)
     should_stop = StopQuestion(folder)
     try:

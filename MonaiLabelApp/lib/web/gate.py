@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fm3d_core.cli.server_access import is_loopback
 from fm3d_core.errors import FM3DError, SettingsError
 from MonaiLabelApp.lib.errors import ForeignPage, NotAuthorised, TooLarge
 from MonaiLabelApp.lib.settings import ServerSettings
@@ -122,14 +122,6 @@ def _refuse_strangers(asked: _Asked) -> None:
         )
     if not is_loopback(urlsplit(f"//{asked.headers.get('host', '')}").hostname or ""):
         raise ForeignPage("the request names another host", remedy="Connect to 127.0.0.1 or localhost")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
