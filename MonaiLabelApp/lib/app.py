@@ -209,6 +209,11 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         place = waiting.index(training.request.id) + 1 if training.request.id in waiting else 0  # begun already
         return {**as_task(training), "queue_position": place, "message": waits(place, self.trainings)}
 
+    def training_stats(self, training: Training) -> dict[str, Any]:
+        """Where one training stands, as ``train_stats`` of /info/ has it of the current one."""
+        trainer: SegmentationTrainer = self._trainers[training.request.model]
+        return trainer.stats_of(training)
+
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """MONAI Label's own call.
 

@@ -92,8 +92,8 @@ def wait_for(server, run_id, seconds=120.0):
     """Wait until a training has ended; the last figures."""
     deadline = time.monotonic() + seconds
     while True:
-        now = stats(server)
-        if now["run_id"] == run_id and now["state"] not in ("waiting", "running"):
+        now = get(server, f"/train/?id={run_id}")["stats"]
+        if now["state"] not in ("waiting", "running"):
             return now
         assert time.monotonic() < deadline, now
         time.sleep(0.2)

@@ -47,8 +47,10 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
     def stats(self) -> dict[str, Any]:
         """Where the training stands that runs; if none does, the next or else the last one. {}: there was none."""
         training = self._queue.current()
-        if training is None:
-            return {}
+        return {} if training is None else self.stats_of(training)
+
+    def stats_of(self, training: Training) -> dict[str, Any]:
+        """Where a training stands: what its process wrote, and what the server knows better."""
         waiting = self._queue.waiting()
         position = next((place for place, each in enumerate(waiting, 1) if each.request.id == training.request.id), 0)
         stats = {**_NOTHING, "stage": "starting", **training.progress, **self._said(training, position)}

@@ -126,7 +126,7 @@ class TrainingQueue:
 
     def current(self) -> Training | None:
         """The one that runs, else the next one, else the last that has ended; None: nothing was ever trained."""
-        latest = self.all()[-1:]
+        latest = sorted(self.all(), key=lambda training: training.state.ended or 0.0)[-1:]
         return self.running() or next(iter(self.waiting() or latest), None)
 
     def _watch(self) -> None:

@@ -26,15 +26,18 @@ def training_routes(app: FM3DApp) -> APIRouter:
     ) -> dict[str, Any]:
         return await finish(request, lanes.files, lambda _: app.start_training(model, params or {}))
 
-    @routes.get("/", summary="The training that runs, the next one, or the last; or all")
-    async def status(request: Request, all: bool = False, check_if_running: bool = False) -> Any:
+    @routes.get("/", summary="The training that runs, the next one, or the last; or all; or one by its id")
+    async def status(request: Request, all: bool = False, check_if_running: bool = False, id: str | None = None) -> Any:
         def look(_: object) -> Any:
             if all:
                 return [as_task(training) for training in queue.all()]
-            training = queue.running() if check_if_running else queue.current()
-            if training is None:
+            if id is not None:
+                training = queue.find(id)
+                return {**as_task(training), "stats": app.training_stats(training)}
+            current = queue.running() if check_if_running else queue.current()
+            if current is None:
                 raise NotServed("no training runs or was ever started", remedy="Press Train")
-            return as_task(training)
+            return as_task(current)
 
         return await finish(request, lanes.looking, look)
 
