@@ -13,7 +13,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from fm3d_core import __version__
-from fm3d_core.adaptation import AdapterStore
+from fm3d_core.adaptation import AdapterStore, LabeledCase
 from fm3d_core.errors import SettingsError
 from fm3d_core.progress import ProgressCallback, ShouldStop, never_stop
 from MonaiLabelApp.lib.adapters import Adapters
@@ -22,12 +22,15 @@ from MonaiLabelApp.lib.comparison import compare_versions
 from MonaiLabelApp.lib.datastore import CheckedDatastore
 from MonaiLabelApp.lib.errors import NotServed
 from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
+from MonaiLabelApp.lib.infers.insight import InsightInfer
+from MonaiLabelApp.lib.infers.interactive import InteractiveInfer
 from MonaiLabelApp.lib.infers.result import Result
 from MonaiLabelApp.lib.infers.segmentation import SegmentationInfer
 from MonaiLabelApp.lib.jobs import Job, Jobs
 from MonaiLabelApp.lib.labels import submitted_structures
 from MonaiLabelApp.lib.lanes import Lanes
 from MonaiLabelApp.lib.predictors import Predictors
+from MonaiLabelApp.lib.quality import CaseJudge
 from MonaiLabelApp.lib.requests import SampleRequest, TrainRequest, parse
 from MonaiLabelApp.lib.settings import ServerSettings
 from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer, waits
@@ -60,7 +63,12 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         self.adapters = Adapters(AdapterStore(self.settings.adapters or model_folder / "adapters"))
         self.lanes = Lanes()
         self.jobs = Jobs(self.lanes.background)
-        self.tools = Tools(Predictors(self.adapters, self.structures), ImageCache(), self.structures)
+        self.tools = Tools(
+            Predictors(self.adapters, self.structures),
+            ImageCache(),
+            self.structures,
+            CaseJudge(self.lanes.background, self._still_here),
+        )
         self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self._training_ended)
         super().__init__(
             app_dir,
@@ -79,7 +87,11 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, ServedInfer]:
         """The models by name."""
-        return {MODEL: SegmentationInfer(self.tools, self.adapters)}
+        return {
+            MODEL: SegmentationInfer(self.tools, self.adapters),
+            "interactive": InteractiveInfer(self.tools),
+            "insight": InsightInfer(self.tools),
+        }
 
     def init_trainers(self) -> dict[str, SegmentationTrainer]:
         """Its training."""
@@ -221,6 +233,12 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
             NotServed: see :meth:`SegmentationTrainer.__call__`.
         """
         return dict(self._trainers[MODEL](request, self.datastore()))
+
+    def _still_here(self, ids: Sequence[str]) -> list[LabeledCase]:
+        """Those of the cases that still have an image and a label; none if none can be used."""
+        labelled = set(self.datastore().get_labeled_images())
+        here = [case for case in ids if case in labelled]
+        return labelled_cases(here, self.datastore())[0] if here else []
 
     def _work_of(self, training: Training) -> Work:
         trainer: SegmentationTrainer = self._trainers[training.request.model]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -41,23 +41,96 @@ class LabelRequest(_Request):
 
 
 class InferRequest(_Request):
-    """Parameters of one inference.
+    """Parameters of every inference.
 
     Attributes:
-        version: "active", "untrained", or the number of an adapter version.
         result_extension: file format of the answer.
-        result_dtype, result_compress: sent by MONAI Label's Slicer plugin; the answer is always uint8.
+        result_dtype, result_compress: sent by MONAI Label's Slicer plugin; label maps are always uint8.
     """
 
-    version: str = Field("active", pattern=r"^(active|untrained|[1-9][0-9]{0,8})$")
     result_extension: Literal[".nii.gz", ".nii", ".nrrd", ".mha"] = ".nii.gz"
     result_dtype: str | None = None
     result_compress: bool | None = None
+
+
+class VersionRequest(InferRequest):
+    """Parameters of an inference by an adapter.
+
+    Attributes:
+        version: "active", "untrained", or the number of an adapter version.
+    """
+
+    version: str = Field("active", pattern=r"^(active|untrained|[1-9][0-9]{0,8})$")
 
     @field_validator("version", mode="before")
     @classmethod
     def _first_version(cls, value: Any) -> Any:
         return _first_choice(value)
+
+
+class SegmentationRequest(VersionRequest):
+    """Parameters of an automatic segmentation.
+
+    Attributes:
+        uncertainty: whether slightly changed images are segmented too, which makes the expected Dice more certain.
+    """
+
+    uncertainty: bool = False
+
+
+class InsightRequest(VersionRequest):
+    """Parameters of a look into the network.
+
+    Attributes:
+        kind: features as colours, attention of the class token, or uncertainty of the segmentation.
+    """
+
+    kind: Literal["pca", "attention", "uncertainty"] = "pca"
+    result_extension: Literal[".nii.gz", ".nii"] = ".nii.gz"  # type: ignore[assignment]
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _first_kind(cls, value: Any) -> Any:
+        return _first_choice(value)
+
+
+Millimetres = Annotated[float, Field(ge=-1e5, le=1e5, allow_inf_nan=False)]
+Position = tuple[Millimetres, Millimetres, Millimetres]
+
+
+class PointPrompt(BaseModel):
+    """A click: right, front, up in mm; whether the structure is there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    position: Position
+    positive: bool = True
+
+
+class BoxPrompt(BaseModel):
+    """Two opposite corners in mm."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: Position
+    high: Position
+
+
+class InteractiveRequest(InferRequest):
+    """Prompts of one structure, all of them each time.
+
+    Attributes:
+        structure: what it is called in the answer.
+        points, box: the prompts.
+        roi: only this part is looked at.
+        given: what the label map that comes with the request is: scribbles, or the segmentation to correct.
+    """
+
+    structure: str = Field("structure", min_length=1, max_length=128)
+    points: tuple[PointPrompt, ...] = Field((), max_length=10_000)
+    box: BoxPrompt | None = None
+    roi: BoxPrompt | None = None
+    given: Literal["scribbles", "segmentation"] = "scribbles"
 
 
 class TrainRequest(_Request):
@@ -67,6 +140,7 @@ class TrainRequest(_Request):
         preset: stages and their time: fast, balanced, thorough or auto. It takes the place of method, seconds and
             steps. None: auto if these are not given either. "none" is None, for clients that must send something.
         method, backbone, seconds, steps, seed: as in ``fm3d_core.adaptation.FinetuneSettings``.
+        continue_from: the version that training goes on from: active, none or a number; None: active.
         labels: the structures to learn; None: see ``labels.structures_to_learn``.
         cases: ids of the labelled images to learn from; None for all.
         shots: how many of them to use, in the order of their names; None for all.
@@ -79,6 +153,7 @@ class TrainRequest(_Request):
     seconds: float | None = None
     steps: int | None = None
     seed: int | None = None
+    continue_from: str | None = Field(None, pattern=r"^(active|none|[1-9][0-9]{0,8})$")
     labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=255)
     cases: tuple[str, ...] | None = Field(None, min_length=1, max_length=100_000)
     shots: int | None = Field(None, ge=1)
@@ -93,7 +168,7 @@ class TrainRequest(_Request):
         """What goes to ``FinetuneSettings``."""
         own = self.model_dump(include={"method", "seconds", "steps"}, exclude_none=True)
         preset = None if self.preset == "none" else self.preset or (None if own else "auto")
-        more = self.model_dump(include={"backbone", "seed"}, exclude_none=True)
+        more = self.model_dump(include={"backbone", "seed", "continue_from"}, exclude_none=True)
         return {**more, "preset": preset} if preset else {**more, **own}
 
 

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from fm3d_core.progress import ShouldStop, never_stop
 from MonaiLabelApp.lib.infers.result import Result
 from MonaiLabelApp.lib.predictors import Predictors
+from MonaiLabelApp.lib.quality import CaseJudge
 from MonaiLabelApp.lib.requests import InferRequest
 from MonaiLabelApp.lib.volumes import ImageCache, ReadImage
 
@@ -25,11 +26,13 @@ class Tools:
         predictors: of the adapters.
         images: as read.
         structures: names of the structures, in the order of their voxel values.
+        judge: says what Dice to expect of a segmentation.
     """
 
     predictors: Predictors
     images: ImageCache
     structures: Callable[[], tuple[str, ...]]
+    judge: CaseJudge
 
 
 @dataclass(frozen=True)

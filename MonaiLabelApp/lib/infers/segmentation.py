@@ -11,8 +11,10 @@ from MonaiLabelApp.lib.adapters import Adapters
 from MonaiLabelApp.lib.errors import told_as
 from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
 from MonaiLabelApp.lib.infers.result import Result, new_file
-from MonaiLabelApp.lib.requests import InferRequest
+from MonaiLabelApp.lib.requests import SegmentationRequest
 from MonaiLabelApp.lib.volumes import warnings_of_core
+
+VARIANTS = 2  # slightly changed images that are segmented when the uncertainty is asked for
 
 
 class SegmentationInfer(ServedInfer):
@@ -22,6 +24,8 @@ class SegmentationInfer(ServedInfer):
         tools: what infer tasks share.
         adapters: the versions to choose from.
     """
+
+    request = SegmentationRequest
 
     def __init__(self, tools: Tools, adapters: Adapters) -> None:
         super().__init__(InferType.SEGMENTATION, tools, "Segments a volume with what was learned")
@@ -35,7 +39,8 @@ class SegmentationInfer(ServedInfer):
         """Segment one image.
 
         Returns:
-            The label map, on the image's own grid; ``label_names``, ``version``, ``seconds``, ``warnings``.
+            The label map, on the image's own grid; ``label_names``, ``version``, ``seconds``, ``warnings``, and
+            ``expected_dice`` of this volume (``value``, ``low``, ``high``, ``reasons``, or None).
 
         Raises:
             Conflict: nothing was learned yet.
@@ -45,18 +50,21 @@ class SegmentationInfer(ServedInfer):
         """
         from fm3d_core.volumes import write_label
 
-        parameters: InferRequest = asked.parameters
+        parameters: SegmentationRequest = asked.parameters
         started = time.monotonic()
         volume = asked.image.volume
         with told_as(asked.image.id), warnings_of_core() as warnings:
             version, predictor = self.tools.predictors.get(parameters.version)
-            segmentation = predictor.segment(volume, should_stop=asked.should_stop)
+            variants = VARIANTS if parameters.uncertainty else 0
+            prediction = predictor.predict(volume, variants=variants, should_stop=asked.should_stop)
+            expected = self.tools.judge.judge(version, predictor, prediction, asked.should_stop)
         file = new_file(
-            "segmentation-", parameters.result_extension, lambda path: write_label(path, segmentation, like=volume)
+            "segmentation-", parameters.result_extension, lambda path: write_label(path, prediction.labels, like=volume)
         )
         params = {
             "label_names": predictor.card.task.values,
             "version": version,
+            "expected_dice": expected,
             "seconds": round(time.monotonic() - started, 3),
             "warnings": [*asked.image.warnings, *warnings],
         }
