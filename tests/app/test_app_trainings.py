@@ -21,6 +21,10 @@ def server(tmp_path_factory, synthetic_cases):
         yield running
 
 
+# Stages from the beginning, however much was learned before: the first version lands after seconds, the last much later.
+LONG = {"preset": "thorough", "continue_from": "none"}
+
+
 def until(server, condition, seconds=120.0):
     """The first figures for which ``condition`` holds."""
     deadline = time.monotonic() + seconds
@@ -54,9 +58,7 @@ def test_a_training_teaches_in_stages_and_says_so(server):
 
 def test_it_is_watched_segments_meanwhile_a_second_waits_and_both_end_in_order(server, synthetic_cases):
     before = {each["version"] for each in get(server, "/adapters/")["versions"]}
-    first = get(
-        server, "/train/segmentation", "POST", {"preset": "thorough", "continue_from": "none", "run_id": "long"}
-    )
+    first = get(server, "/train/segmentation", "POST", {**LONG, "run_id": "long"})
     second = get(server, "/train/segmentation", "POST", {"steps": 2, "run_id": "short"})
     assert first["message"] == "It begins now." and second["queue_position"] in (1, 2)
     now = until(server, lambda now: now["run_id"] == "long" and now["stage"] == "training" and now["step"])
@@ -96,7 +98,7 @@ def test_a_users_mistake_ends_the_training_with_its_words(server):
 
 
 def test_a_killed_trainer_is_said_and_loses_nothing(server):
-    get(server, "/train/segmentation", "POST", {"preset": "thorough", "continue_from": "none", "run_id": "killed"})
+    get(server, "/train/segmentation", "POST", {**LONG, "run_id": "killed"})
     now = until(server, lambda now: now["run_id"] == "killed" and now["versions"])
     kept = now["versions"][0]["version"]
     os.kill(trainer_of(server), signal.SIGKILL)
@@ -140,7 +142,7 @@ def test_a_killed_server_loses_no_label_and_no_training_and_the_next_one_goes_on
 def test_a_stopped_server_ends_its_training_in_order(tmp_path, synthetic_cases):
     with ServerProcess(tmp_path / "studies", tmp_path / "work", labels=("ellipsoid", "tube")) as server:
         submit(server, synthetic_cases[0])
-        get(server, "/train/segmentation", "POST", {"preset": "thorough", "continue_from": "none", "run_id": "cut"})
+        get(server, "/train/segmentation", "POST", {**LONG, "run_id": "cut"})
         until(server, lambda now: now["versions"])
         trainer = trainer_of(server)
     assert not psutil.pid_exists(trainer)
