@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,6 @@ from typing import Any
 from monailabel.config import settings as monai_label_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 
 from fm3d_core import __version__
 from fm3d_core.adaptation import AdapterStore, LabeledCase
@@ -20,7 +19,7 @@ from MonaiLabelApp.lib.adapters import Adapters
 from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
 from MonaiLabelApp.lib.comparison import compare_versions
 from MonaiLabelApp.lib.datastore import CheckedDatastore
-from MonaiLabelApp.lib.errors import NotServed
+from MonaiLabelApp.lib.errors import Busy, NotServed
 from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
 from MonaiLabelApp.lib.infers.insight import InsightInfer
 from MonaiLabelApp.lib.infers.interactive import InteractiveInfer
@@ -32,13 +31,16 @@ from MonaiLabelApp.lib.lanes import Lanes
 from MonaiLabelApp.lib.predictors import Predictors
 from MonaiLabelApp.lib.quality import CaseJudge
 from MonaiLabelApp.lib.requests import SampleRequest, TrainRequest, parse
+from MonaiLabelApp.lib.scoring import ImageScoring
 from MonaiLabelApp.lib.settings import ServerSettings
+from MonaiLabelApp.lib.strategies import all_strategies
 from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer, waits
 from MonaiLabelApp.lib.training.queue import TrainingQueue, as_task
 from MonaiLabelApp.lib.training.record import Training, Work
 from MonaiLabelApp.lib.volumes import ImageCache
 
 MODEL = "segmentation"
+SCORING = "images"
 
 
 class FM3DApp(MONAILabelApp):  # type: ignore[misc]
@@ -55,6 +57,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         lanes: where blocking work runs.
         trainings: their queue.
         jobs: work of minutes.
+        scoring_job: the last scoring of the images; None: there was none.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -70,6 +73,10 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
             CaseJudge(self.lanes.background, self._still_here),
         )
         self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self._training_ended)
+        self._scoring = ImageScoring(
+            self.tools.predictors, model_folder / "vectors", lambda: self.trainings.running() is not None
+        )
+        self.scoring_job: Job | None = None
         super().__init__(
             app_dir,
             studies,
@@ -99,7 +106,11 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which volume is labelled next."""
-        return {"random": Random(), "first": First()}
+        return all_strategies(self._scoring)
+
+    def init_scoring_methods(self) -> dict[str, ImageScoring]:
+        """What is known of the images that wait."""
+        return {SCORING: self._scoring}
 
     def init_batch_infer(self) -> None:
         """Not served."""
@@ -245,7 +256,28 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         return trainer.prepare(training, self.datastore())
 
     def _training_ended(self, training: Training) -> None:
-        """Told of each training that has ended."""
+        """Told of each training that has ended: what the new version thinks of the images is asked next."""
+        if training.state.state == "done":
+            with contextlib.suppress(Busy):
+                self.start_scoring(SCORING)
+
+    def start_scoring(self, method: str) -> Job:
+        """Score the images in the background; a scoring that still runs is cancelled.
+
+        Raises:
+            NotServed: another method.
+            Busy: too much is done in the background already.
+        """
+        if method not in self._scoring_methods:
+            raise NotServed(f"there is no scoring '{method[:64]}'", remedy=f"Use {SCORING}")
+
+        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
+            return self._scoring.score(self.datastore(), progress=progress, should_stop=should_stop)
+
+        if self.scoring_job is not None:
+            self.scoring_job.cancel()
+        self.scoring_job = self.jobs.start("scoring", work, self.lanes.scoring)
+        return self.scoring_job
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called after a label was kept; what it returns is added to the answer."""

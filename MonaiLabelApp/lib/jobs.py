@@ -86,13 +86,13 @@ class Jobs:
     """The jobs since the server started.
 
     Args:
-        lane: where they run, one after the other.
+        lane: where they run, one after the other, unless another is given.
     """
 
     def __init__(self, lane: Lane) -> None:
         self._lane, self._jobs, self._lock = lane, OrderedDict[str, Job](), threading.Lock()
 
-    def start(self, kind: str, work: JobWork) -> Job:
+    def start(self, kind: str, work: JobWork, lane: Lane | None = None) -> Job:
         """Queue ``work``.
 
         Raises:
@@ -100,7 +100,7 @@ class Jobs:
         """
         job = Job(kind, work)
         with self._lock:
-            self._lane.submit(job.run)
+            (lane or self._lane).submit(job.run)
             self._jobs[job.id] = job
             for old in [one.id for one in self._jobs.values() if one.ended][:-KEPT]:
                 del self._jobs[old]

@@ -56,7 +56,8 @@ class Lanes:
         files: uploads and downloads, which are checked voxel by voxel.
         segmenting: automatic segmentation, as many at once as the processor carries.
         clicks: interactive segmentation, which must not wait behind a whole volume.
-        background: comparisons and scoring, when nobody waits.
+        background: comparisons and other jobs of minutes.
+        scoring: of the images, which waits while a training runs.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class Lanes:
         self.segmenting = Lane("segmenting", min(max(cores // 4, 1), 4), 32, 2)
         self.clicks = Lane("clicks", 1, 32, 1)
         self.background = Lane("background", 1, 32, 6)
+        self.scoring = Lane("scoring", 1, 8, 6)
 
 
 async def finish(request: Request, lane: Lane, work: Work[T], discard: Callable[[T], Any] | None = None) -> T:

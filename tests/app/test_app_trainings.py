@@ -21,7 +21,7 @@ def server(tmp_path_factory, synthetic_cases):
         yield running
 
 
-# Stages from the beginning, however much was learned before: the first version lands after seconds, the last much later.
+# Stages from the beginning, whatever was learned before: the first version lands after seconds, the last much later.
 LONG = {"preset": "thorough", "continue_from": "none"}
 
 
