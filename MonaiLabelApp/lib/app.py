@@ -19,6 +19,7 @@ from MonaiLabelApp.lib.adapters import Adapters
 from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
 from MonaiLabelApp.lib.comparison import compare_versions
 from MonaiLabelApp.lib.datastore import CheckedDatastore
+from MonaiLabelApp.lib.dicom_datastore import open_archive
 from MonaiLabelApp.lib.errors import Busy, NotServed
 from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
 from MonaiLabelApp.lib.infers.insight import InsightInfer
@@ -87,9 +88,9 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> CheckedDatastore:
-        """The study folder."""
-        if "://" in self.studies:
-            raise NotServed(f"studies on {self.studies} are not served yet", remedy="Give a folder")
+        """The study folder, or the DICOMweb archive."""
+        if self.studies.startswith(("http://", "https://")):
+            return open_archive(self.studies, Path(self.app_dir) / "dicom", self.conf.get("modalities", ""))
         return CheckedDatastore(self.studies)
 
     def init_infers(self) -> dict[str, ServedInfer]:

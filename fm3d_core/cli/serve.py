@@ -8,7 +8,13 @@ from pathlib import Path
 import tyro
 
 from fm3d_core.cli.server_access import check_origin, is_loopback, read_token
-from fm3d_core.cli.server_process import LOOPBACK, ServerProcess, check_label_names, terminate_as_interrupt
+from fm3d_core.cli.server_process import (
+    LOOPBACK,
+    ServerProcess,
+    check_label_names,
+    is_web_address,
+    terminate_as_interrupt,
+)
 from fm3d_core.errors import SettingsError
 from fm3d_core.files import home_folder
 
@@ -18,7 +24,8 @@ class ServeSettings:
     """Serve a folder of images to Slicer: segment, label, train.
 
     Attributes:
-        studies: the folder of images; uploads and labels are kept in it.
+        studies: the folder of images; uploads and labels are kept in it. Or the address of a DICOMweb archive, such as
+            http://127.0.0.1:8042/dicom-web: its CT and MR series are offered, final labels go there as DICOM SEG.
         labels: names of the structures, in the order of their voxel values; empty: those of the active adapter, or of
             the submitted labels.
         port: where clients find the server; 0 chooses a free one.
@@ -29,13 +36,14 @@ class ServeSettings:
         upload_limit: largest upload in MB.
         training_memory: most memory of a training in MB; default: four fifths of what is free when it starts.
         workspace: the server's own folder (logs, progress); default: server in FM3D's folder, $FM3D_HOME or ~/.fm3d.
-        adapters: the adapter store; default: adapters in the studies folder, beside the labels it learns from.
+        adapters: the adapter store; default: adapters in the studies folder, beside the labels it learns from; with an
+            archive, in the workspace.
 
     Raises:
         SettingsError: an impossible value.
     """
 
-    studies: tyro.conf.Positional[Path]
+    studies: tyro.conf.Positional[str]
     labels: tuple[str, ...] = ()
     port: int = 8000
     host: str = LOOPBACK
@@ -77,13 +85,14 @@ def run_serve(settings: ServeSettings) -> None:
     from rich.console import Console
 
     console = Console()
+    beside = None if is_web_address(settings.studies) else Path(settings.studies) / "adapters"
     server = ServerProcess(
         settings.studies,
         settings.workspace or home_folder() / "server",
         labels=settings.labels,
         host=settings.host,
         port=settings.port,
-        adapters=settings.adapters or settings.studies / "adapters",
+        adapters=settings.adapters or beside,
         token_file=settings.token_file,
         origins=settings.origins,
         upload_mb=settings.upload_limit,

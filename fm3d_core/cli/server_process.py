@@ -32,7 +32,8 @@ class ServerProcess:
     """A running server, as a context manager.
 
     Args:
-        studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does.
+        studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does. Or the address
+            of a DICOMweb archive; copies and labels are then kept in the workspace.
         workspace: the server's own folder: app copy, adapters, sessions and log. Nothing is written elsewhere.
         labels: names of the structures; empty: those of the active adapter or of the submitted labels.
         host: where to listen.
@@ -71,7 +72,8 @@ class ServerProcess:
         progress: ProgressCallback = ignore_progress,
     ) -> None:
         check_label_names(labels)
-        self.studies, self.workspace = Path(studies).resolve(), Path(workspace).resolve()
+        self.workspace = Path(workspace).resolve()
+        self.studies = str(studies) if is_web_address(str(studies)) else Path(studies).resolve()
         self.labels, self.host, self.port = tuple(labels), host, port
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
         self.token_file = Path(token_file).resolve() if token_file is not None else None
@@ -197,7 +199,8 @@ class ServerProcess:
             raise ServerError("the package MonaiLabelApp is missing", remedy='Reinstall: pip install "fm3d[server]"')
         app = self.workspace / "app"
         try:
-            for folder in (app / "logs", self.studies, self.adapters):
+            local = [self.studies] if isinstance(self.studies, Path) else []
+            for folder in (app / "logs", self.adapters, *local):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(folder, error) from error
@@ -222,6 +225,11 @@ class ServerProcess:
 
     def _ended(self) -> ServerError:
         return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
+
+
+def is_web_address(studies: str) -> bool:
+    """Whether images are in an archive and not in a folder."""
+    return studies.startswith(("http://", "https://"))
 
 
 def check_label_names(labels: Sequence[str]) -> None:
