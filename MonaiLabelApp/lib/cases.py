@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fm3d_core.adaptation import LabeledCase
@@ -30,6 +31,9 @@ def chosen_cases(datastore: CheckedDatastore, wanted: Sequence[str] | None) -> t
     cases = tuple(case for case in labelled if wanted is None or case in wanted)
     if not cases:
         raise Conflict("no labelled volume to learn from", remedy="Submit a labelled volume, then press Train")
+    for case in cases:
+        with suppress(FM3DError):  # of an archive it is fetched now; what cannot be used is left out, with the reason
+            datastore.label_file(case)
     return cases
 
 
