@@ -104,7 +104,7 @@ class Archive:
             ArchiveError: it does not answer.
             LabelError: structures overlap, or it is no binary segmentation.
         """
-        from pydicom_seg import MultiClassReader
+        from pydicom_seg import MultiClassReader  # type: ignore[import-untyped]
 
         with _told(self.url):
             (instance, *_) = self._client.retrieve_series(study, series)

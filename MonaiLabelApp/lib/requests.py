@@ -86,7 +86,7 @@ class InsightRequest(VersionRequest):
     """
 
     kind: Literal["pca", "attention", "uncertainty"] = "pca"
-    result_extension: Literal[".nii.gz", ".nii"] = ".nii.gz"  # type: ignore[assignment]
+    result_extension: Literal[".nii.gz", ".nii"] = ".nii.gz"
 
     @field_validator("kind", mode="before")
     @classmethod
