@@ -58,12 +58,15 @@ class DicomDatastore(CheckedDatastore):
 
     def list_images(self) -> list[str]:
         """Series of the archive, and images that were uploaded to the server itself."""
-        return [*self._datastore.objects, *(series for series in self._remote if series not in self._datastore.objects)]
+        with self._one_thread:
+            here = self._datastore.objects
+            return [*here, *(series for series in self._remote if series not in here)]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Those with a final label here or a segmentation in the archive."""
-        here = super().get_labeled_images()
-        return [*here, *(image for image in self._segmented if image in self._remote and image not in here)]
+        with self._one_thread:
+            here = super().get_labeled_images()
+            return [*here, *(image for image in self._segmented if image in self._remote and image not in here)]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The others."""
@@ -72,10 +75,11 @@ class DicomDatastore(CheckedDatastore):
 
     def json(self) -> Any:
         """The index, with the series that were not fetched yet."""
-        listed = super().json()
-        for series, info in self._remote.items():
-            listed["objects"].setdefault(series, {"image": {"ext": "", "info": dict(info)}, "labels": {}})
-        return listed
+        with self._one_thread:
+            listed = super().json()
+            for series, info in self._remote.items():
+                listed["objects"].setdefault(series, {"image": {"ext": "", "info": dict(info)}, "labels": {}})
+            return listed
 
     def image_file(self, image_id: str) -> Path:
         """The copy of a series, fetched at the first call.

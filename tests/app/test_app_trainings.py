@@ -157,3 +157,27 @@ def test_an_unknown_key_is_422_and_names_it(server):
     status, detail = reason(server, "POST", "/train/segmentation", body, JSON)
     assert (status, "bundle_path: unknown parameter" in detail) == (422, True)
     assert ask(server, "POST", "/train/other", b"{}", JSON)[0] == 404
+
+
+def test_monai_labels_own_client_drives_it(server, synthetic_cases, tmp_path):
+    from monailabel.client import MONAILabelClient
+
+    client = MONAILabelClient(server.address, tmpdir=str(tmp_path))
+    assert not client.auth_enabled() and client.info()["name"] == "FM3D"
+    case = synthetic_cases[2]
+    client.upload_image(str(case.image), "theirs")
+    assert client.next_sample("first", {})["id"] == "theirs"
+    file, params = client.infer("segmentation", "theirs", {"version": "untrained"})
+    assert params["label_names"] and (tmp_path / file).stat().st_size > 0
+    info = {"label_info": [{"name": "ellipsoid", "idx": 1}, {"name": "tube", "idx": 2}]}
+    client.save_label("theirs", str(case.label), "", info)
+    assert "final" in client.datastore()["objects"]["theirs"]["labels"]
+    assert (tmp_path / client.download_label("theirs", "final")).stat().st_size > 0
+    client.train_start("segmentation", {"seconds": 600})
+    deadline = time.monotonic() + 60
+    while not client.train_status(check_if_running=True):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert client.train_status()["status"] == "RUNNING"
+    stopped = client.train_stop()
+    assert wait_for(server, stopped["run_id"])["state"] == "cancelled"

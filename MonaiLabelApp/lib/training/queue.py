@@ -30,6 +30,7 @@ KILLED = (
     "The training was ended from outside, perhaps because memory ran out. What it had kept is there. Press Train to"
     " start again; method linear_probe and a smaller backbone need less memory."
 )
+SILENT = "The training ended without saying why. The last line of its log: {line}"
 
 
 class TrainingQueue:
@@ -138,40 +139,39 @@ class TrainingQueue:
 
     def _look(self) -> None:
         with self._lock:
-            running = self.running()
+            running, waiting = self.running(), self.waiting()
             if running is not None:
                 if not self._is_alive(running):
                     self._conclude(running)
                 elif self._stop_asked is not None and time.monotonic() - self._stop_asked > PATIENCE:
                     logger.warning("Training %s does not end and is killed", running.request.id)
                     self._kill(running)
-            elif waiting := self.waiting():
-                self._start(waiting[0])
+        if running is None and waiting:
+            self._start(waiting[0])
 
     def _start(self, training: Training) -> None:
-        self._stop_asked = None
+        """Begin a training; its files may have to be fetched, and nobody waits for that with the lock."""
         try:
             self._prepare(training).write(training.folder)
-        except FM3DError as error:
-            self._end(training, "failed", str(error))
+        except (FM3DError, OSError) as error:
+            with self._lock:
+                self._end(training, "failed", str(error))
             return
-        with (training.folder / "log.txt").open("wb") as log:
-            # in a session of its own: neither Ctrl-C nor the end of the terminal reaches it
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "MonaiLabelApp.lib.training.process", str(training.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-                start_new_session=True,
+        with self._lock:
+            if self._trainings[training.request.id].state.state != "waiting":  # cancelled meanwhile
+                return
+            self._stop_asked = None
+            try:
+                self._process = _run(training.folder)
+            except OSError as error:
+                self._end(training, "failed", f"The training cannot be started ({error.strerror}).")
+                return
+            created = None
+            with contextlib.suppress(psutil.NoSuchProcess):
+                created = psutil.Process(self._process.pid).create_time()
+            self._trainings[training.request.id] = training.changed(
+                state="running", pid=self._process.pid, pid_created=created, started=time.time(), message=""
             )
-        created = None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            created = psutil.Process(self._process.pid).create_time()
-        running = training.changed(
-            state="running", pid=self._process.pid, pid_created=created, started=time.time(), message=""
-        )
-        self._trainings[training.request.id] = running
 
     def _is_alive(self, training: Training) -> bool:
         if self._process is not None and self._process.pid == training.state.pid:
@@ -190,9 +190,12 @@ class TrainingQueue:
         """The process has ended: what it said last decides, or its silence."""
         told = training.progress
         state, message = str(told.get("state", "")), str(told.get("message") or told.get("error") or "")
+        code = self._process.returncode if self._process is not None else None
         if state not in ENDED:
             state = "cancelled" if training.stop_was_asked else "interrupted"
             message = "It did not end in time and was stopped." if training.stop_was_asked else KILLED
+            if code is not None and code > 0:  # by itself
+                state, message = "failed", SILENT.format(line=(training.log_lines(1) or ["(empty)"])[-1])
         self._process, self._stop_asked = None, None
         self._end(training, state, message)
 
@@ -205,6 +208,19 @@ class TrainingQueue:
             del self._trainings[old.request.id]
         self._on_end(ended)
         return ended
+
+
+def _run(folder: Path) -> subprocess.Popen[bytes]:
+    """The process of a training, in a session of its own: neither Ctrl-C nor the end of the terminal reaches it."""
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "MonaiLabelApp.lib.training.process", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+            start_new_session=True,
+        )
 
 
 def _process_of(training: Training) -> psutil.Process | None:
