@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings as monai_label_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
-from monailabel.utils.async_tasks.utils import tasks
 
 from fm3d_core import __version__
-from fm3d_core.adaptation import AdapterStore
-from fm3d_core.errors import FM3DError
-from MonaiLabelApp.lib import http
+from fm3d_core.adaptation import AdapterStore, LabeledCase
+from fm3d_core.errors import SettingsError
+from fm3d_core.progress import ProgressCallback, ShouldStop, never_stop
+from MonaiLabelApp.lib.adapters import Adapters
+from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
+from MonaiLabelApp.lib.comparison import compare_versions
 from MonaiLabelApp.lib.datastore import CheckedDatastore
-from MonaiLabelApp.lib.errors import NotServed
+from MonaiLabelApp.lib.dicom_datastore import open_archive
+from MonaiLabelApp.lib.errors import Busy, NotServed
+from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
+from MonaiLabelApp.lib.infers.insight import InsightInfer
+from MonaiLabelApp.lib.infers.interactive import InteractiveInfer
+from MonaiLabelApp.lib.infers.result import Result
 from MonaiLabelApp.lib.infers.segmentation import SegmentationInfer
+from MonaiLabelApp.lib.jobs import Job, Jobs
 from MonaiLabelApp.lib.labels import submitted_structures
-from MonaiLabelApp.lib.requests import InferRequest, TrainRequest, parse
-from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer
+from MonaiLabelApp.lib.lanes import Lanes
+from MonaiLabelApp.lib.predictors import Predictors
+from MonaiLabelApp.lib.quality import CaseJudge
+from MonaiLabelApp.lib.requests import SampleRequest, TrainRequest, parse
+from MonaiLabelApp.lib.scoring import ImageScoring
+from MonaiLabelApp.lib.settings import ServerSettings
+from MonaiLabelApp.lib.strategies import all_strategies
+from MonaiLabelApp.lib.trainers.segmentation import SegmentationTrainer, waits
+from MonaiLabelApp.lib.training.queue import TrainingQueue, as_task
+from MonaiLabelApp.lib.training.record import Training, Work
+from MonaiLabelApp.lib.volumes import ImageCache
 
 MODEL = "segmentation"
-# What MONAI Label itself puts into a request on its way to the training process.
-_ADDED_ON_THE_WAY = frozenset({"model", "gpus", "local_rank"})
+SCORING = "images"
 
 
 class FM3DApp(MONAILabelApp):  # type: ignore[misc]
@@ -35,15 +50,34 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
     Args:
         app_dir: the folder with main.py; MONAI Label writes its logs into it.
         studies: the folder of images.
-        conf: ``labels`` ("a,b": the structures; default: those of the active adapter, or of the submitted labels) and
-            ``adapters`` (folder of the adapter store; default ``app_dir/model/adapters``).
+        conf: see :meth:`ServerSettings.read`.
+
+    Attributes:
+        settings: what the server was started with.
+        adapters: the versions of what was learned.
+        lanes: where blocking work runs.
+        trainings: their queue.
+        jobs: work of minutes.
+        scoring_job: the last scoring of the images; None: there was none.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         model_folder = Path(app_dir) / "model"
-        self._configured = tuple(name.strip() for name in conf.get("labels", "").split(",") if name.strip())
-        self._store = AdapterStore(conf.get("adapters") or model_folder / "adapters")
-        self._progress = model_folder / "progress.json"
+        self.settings = ServerSettings.read(conf)
+        self.adapters = Adapters(AdapterStore(self.settings.adapters or model_folder / "adapters"))
+        self.lanes = Lanes()
+        self.jobs = Jobs(self.lanes.background)
+        self.tools = Tools(
+            Predictors(self.adapters, self.structures),
+            ImageCache(),
+            self.structures,
+            CaseJudge(self.lanes.background, self._still_here),
+        )
+        self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self._training_ended)
+        self._scoring = ImageScoring(
+            self.tools.predictors, model_folder / "vectors", lambda: self.trainings.running() is not None
+        )
+        self.scoring_job: Job | None = None
         super().__init__(
             app_dir,
             studies,
@@ -54,22 +88,30 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> CheckedDatastore:
-        """The study folder."""
-        if "://" in self.studies:
-            raise NotServed(f"studies on {self.studies} are not served yet", remedy="Give a folder")
+        """The study folder, or the DICOMweb archive."""
+        if self.studies.startswith(("http://", "https://")):
+            return open_archive(self.studies, Path(self.app_dir) / "dicom", self.conf.get("modalities", ""))
         return CheckedDatastore(self.studies)
 
-    def init_infers(self) -> dict[str, SegmentationInfer]:
-        """The one model."""
-        return {MODEL: SegmentationInfer(self._store, self.structures)}
+    def init_infers(self) -> dict[str, ServedInfer]:
+        """The models by name."""
+        return {
+            MODEL: SegmentationInfer(self.tools, self.adapters),
+            "interactive": InteractiveInfer(self.tools),
+            "insight": InsightInfer(self.tools),
+        }
 
     def init_trainers(self) -> dict[str, SegmentationTrainer]:
         """Its training."""
-        return {MODEL: SegmentationTrainer(self._store, self._progress, self._configured)}
+        return {MODEL: SegmentationTrainer(self.adapters, self.settings, self.trainings)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Which volume is labelled next."""
-        return {"random": Random(), "first": First()}
+        return all_strategies(self._scoring)
+
+    def init_scoring_methods(self) -> dict[str, ImageScoring]:
+        """What is known of the images that wait."""
+        return {SCORING: self._scoring}
 
     def init_batch_infer(self) -> None:
         """Not served."""
@@ -78,58 +120,104 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         """Called in the server, not in a training: look for images, and put our front before the endpoints.
 
         MONAI Label's own version starts jobs for sessions and scoring, which are not served.
+
+        Raises:
+            SettingsError: MONAI Label's own login is asked for.
         """
         from monailabel.app import app as server
 
-        self.datastore().refresh()
-        http.install(server, self)
+        from MonaiLabelApp.lib.web.front import install
+
+        if monai_label_settings.MONAI_LABEL_AUTH_ENABLE:
+            raise SettingsError("MONAI_LABEL_AUTH_ENABLE is not served", remedy="Use fm3d serve --token-file FILE")
+        self.datastore().recover()
+        self.trainings.open()
+        install(server, self)
 
     def structures(self) -> tuple[str, ...]:
         """The structures a client sees, in the order of their voxel values 1 to N."""
-        if self._configured:
-            return self._configured
-        active = self._store.active()
+        if self.settings.labels:
+            return self.settings.labels
+        active = self.adapters.active()
         return tuple(active.card.task.labels) if active else submitted_structures(self.datastore())
 
     def info(self) -> dict[str, Any]:
         """What the server offers, and where the last training stands."""
-        info: dict[str, Any] = super().info()
-        stats = info["train_stats"][MODEL]
-        running = any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train"))
-        if stats.get("state") == "running" and not running:  # killed, or the server was started anew
-            stats.update(state="interrupted", stage="interrupted", eta=None)
-        return info
+        return dict(super().info())
 
-    def infer(self, request: Mapping[str, Any], datastore: CheckedDatastore | None = None) -> dict[str, Any]:
-        """Segment an image of the datastore.
-
-        Args:
-            request: ``model``, ``image`` (an id) and the keys of an InferRequest.
+    def infer_task(self, model: object) -> ServedInfer:
+        """A model by its name.
 
         Raises:
-            NotServed: another model.
-            UnknownImage: no such image.
-            FM3DError: see :class:`SegmentationInfer`.
+            NotServed: there is none.
         """
-        parameters = {key: value for key, value in request.items() if key not in ("model", "image")}
-        task = self._infers.get(request.get("model"))
+        task = self._infers.get(model)
         if task is None:
-            raise NotServed(f"there is no model '{str(request.get('model'))[:64]}'", remedy=f"Use {MODEL}")
-        image_id = request.get("image", "")
-        file, answer = task(
-            {
-                "image": (datastore or self.datastore()).image_file(image_id),
-                "image_id": image_id,
-                "parameters": parse(InferRequest, parameters),
-            }
-        )
-        return {"label": file, "file": file, "tag": "original", "params": answer}
+            raise NotServed(f"there is no model '{str(model)[:64]}'", remedy=f"Use {' or '.join(self._infers)}")
+        return task
 
-    def accept_training(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Judge a request to train, before any process starts.
+    def run_inference(
+        self,
+        model: str,
+        image_id: str,
+        parameters: Mapping[str, Any],
+        *,
+        label: Path | None = None,
+        should_stop: ShouldStop = never_stop,
+    ) -> Result:
+        """Run a model on an image of the datastore.
+
+        Args:
+            model: its name.
+            image_id: of an image; never a path.
+            parameters: what the client sent, not yet checked.
+            label: a file that came with it.
+            should_stop: whether the client is gone.
+
+        Raises:
+            NotServed: there is no such model.
+            UnknownImage: there is no such image.
+            SettingsError: unknown or impossible parameters.
+            FM3DError: see the model's ``answer``.
+        """
+        task = self.infer_task(model)
+        if label is not None and not task.takes_label:
+            raise SettingsError(f"{model} takes no label", remedy="Leave it out")
+        path = self.datastore().image_file(image_id)
+        wanted = parse(task.request, parameters)
+        return task.answer(Asked(self.tools.images.read(image_id, path), wanted, label, should_stop))
+
+    def infer(self, request: Mapping[str, Any], datastore: CheckedDatastore | None = None) -> dict[str, Any]:
+        """MONAI Label's own form of :meth:`run_inference`."""
+        parameters = {key: value for key, value in request.items() if key not in ("model", "image")}
+        result = self.run_inference(request.get("model", ""), request.get("image", ""), parameters)
+        file = str(result.file) if result.file else None
+        return {"label": file, "file": file, "tag": "original", "params": result.params}
+
+    def start_comparison(self, a: int, b: int, wanted: Sequence[str] | None) -> Job:
+        """Compare two versions in the background.
+
+        Raises:
+            NotServed: there is no such version.
+            UnknownImage, Conflict: a case that is not there or has no label.
+        """
+        for version in (a, b):
+            self.adapters.find(version)
+        ids = chosen_cases(self.datastore(), wanted)
+
+        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
+            cases, left_out = labelled_cases(ids, self.datastore())
+            store = self.adapters.store
+            compared = compare_versions(store, (a, b), cases, progress=progress, should_stop=should_stop)
+            return {**compared, "left_out": left_out}
+
+        return self.jobs.start("compare", work)
+
+    def start_training(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue a training.
 
         Returns:
-            The request for the training process, with the cases fixed.
+            The task, as MONAI Label's clients know it, with its place in the queue in words.
 
         Raises:
             NotServed: another model.
@@ -137,24 +225,64 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         """
         if model not in self._trainers:
             raise NotServed(f"there is no model '{model[:64]}' to train", remedy=f"Use {MODEL}")
+        trainer: SegmentationTrainer = self._trainers[model]
         request = parse(TrainRequest, params.get(MODEL, params))
         self.datastore().refresh()
-        cases = self._trainers[model].accept(request, self.datastore())
-        self._trainers[model].wait_for_process(request.run_id)
-        return {"model": model, **request.model_dump(mode="json", exclude_none=True), "cases": list(cases)}
+        training = self.trainings.add(trainer.accept(model, request, self.datastore()))
+        waiting = [each.request.id for each in self.trainings.waiting()]
+        place = waiting.index(training.request.id) + 1 if training.request.id in waiting else 0  # begun already
+        return {**as_task(training), "queue_position": place, "message": waits(place, self.trainings)}
+
+    def training_stats(self, training: Training) -> dict[str, Any]:
+        """Where one training stands, as ``train_stats`` of /info/ has it of the current one."""
+        trainer: SegmentationTrainer = self._trainers[training.request.model]
+        return trainer.stats_of(training)
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Train; runs in the training process.
+        """MONAI Label's own call.
 
         Raises:
-            SystemExit: a user's mistake, so that the process's last line is that one line.
+            NotServed: see :meth:`SegmentationTrainer.__call__`.
         """
-        os.nice(5)  # segmenting goes on while a training runs
-        wanted = {key: value for key, value in request.items() if key not in _ADDED_ON_THE_WAY}
-        try:
-            return dict(self._trainers[request.get("model", MODEL)](wanted, self.datastore()))
-        except FM3DError as error:
-            raise SystemExit(str(error)) from error
+        return dict(self._trainers[MODEL](request, self.datastore()))
+
+    def _still_here(self, ids: Sequence[str]) -> list[LabeledCase]:
+        """Those of the cases that still have an image and a label; none if none can be used."""
+        labelled = set(self.datastore().get_labeled_images())
+        here = [case for case in ids if case in labelled]
+        return labelled_cases(here, self.datastore())[0] if here else []
+
+    def _work_of(self, training: Training) -> Work:
+        trainer: SegmentationTrainer = self._trainers[training.request.model]
+        return trainer.prepare(training, self.datastore())
+
+    def _training_ended(self, training: Training) -> None:
+        """Told of each training that has ended: what the new version thinks of the images is asked next."""
+        if training.state.state == "done":
+            with contextlib.suppress(Busy):
+                self.start_scoring(SCORING)
+
+    def start_scoring(self, method: str) -> Job:
+        """Score the images in the background; a scoring that still runs is cancelled.
+
+        Raises:
+            NotServed: another method.
+            Busy: too much is done in the background already.
+        """
+        if method not in self._scoring_methods:
+            raise NotServed(f"there is no scoring '{method[:64]}'", remedy=f"Use {SCORING}")
+
+        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
+            return self._scoring.score(self.datastore(), progress=progress, should_stop=should_stop)
+
+        if self.scoring_job is not None:
+            self.scoring_job.cancel()
+        self.scoring_job = self.jobs.start("scoring", work, self.lanes.scoring)
+        return self.scoring_job
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Called after a label was kept; what it returns is added to the answer."""
+        return {}
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The volume to label next.
@@ -165,5 +293,6 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         if request.get("strategy") not in self._strategies:
             name = str(request.get("strategy"))[:64]
             raise NotServed(f"there is no strategy '{name}'", remedy=f"Use one of {', '.join(self._strategies)}")
+        wanted = parse(SampleRequest, {key: value for key, value in request.items() if key != "strategy"})
         self.datastore().refresh()
-        return dict(super().next_sample(request))
+        return dict(super().next_sample({"strategy": request["strategy"], **wanted.model_dump()}))

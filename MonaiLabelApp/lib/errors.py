@@ -15,9 +15,21 @@ class NotServed(FM3DError):
 
 
 class ForeignPage(FM3DError):
-    """A request that a web page of another origin made a browser send."""
+    """A request that a web page of another origin made a browser send, or that names another host."""
 
     http_status = 403
+
+
+class NotAuthorised(FM3DError):
+    """A request without the token that the server asks for, or from another machine where it asks for none."""
+
+    http_status = 401
+
+
+class TooLarge(FM3DError):
+    """A request whose body is larger than the server takes."""
+
+    http_status = 413
 
 
 class UnknownImage(FM3DError):
@@ -37,9 +49,18 @@ class Conflict(FM3DError):
 
 
 class Busy(FM3DError):
-    """A training while another one runs."""
+    """More work than the server queues."""
 
     http_status = 429
+
+
+class ClientGone(FM3DError):
+    """The client closed the connection; the status is nginx's, and nobody sees it."""
+
+    http_status = 499
+
+    def __init__(self) -> None:
+        super().__init__("the client is gone", remedy="Ask again")
 
 
 @contextmanager

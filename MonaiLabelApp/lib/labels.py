@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
-
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import LabelError
 
+if TYPE_CHECKING:
+    from monailabel.interfaces.datastore import Datastore
+
 # Segments that MONAI Label's Slicer plugin keeps in the scene but does not write into the label map.
 NO_STRUCTURES = frozenset({"background", "background_scribbles", "foreground_scribbles"})
-FINAL = str(DefaultLabelTag.FINAL.value)
+FINAL = "final"  # MONAI Label's tag of labels that a person has approved
 
 
 def voxel_values(label_info: Sequence[Mapping[str, Any]], present: Collection[int]) -> dict[str, int]:
@@ -45,6 +46,18 @@ def voxel_values(label_info: Sequence[Mapping[str, Any]], present: Collection[in
     if len({tuple(_seen(reading, present)) for reading in readings}) > 1:
         raise LabelError("label_info does not say which structure each voxel value means", remedy=remedy)
     return readings[0]
+
+
+def read_label_info(info: Mapping[str, Any], present: Collection[int]) -> dict[str, int]:
+    """Structure name -> voxel value from what was sent with a label.
+
+    Raises:
+        LabelError: label_info is not a list of names and values that fits.
+    """
+    entries = info["label_info"]
+    if not isinstance(entries, list) or not entries:
+        raise LabelError("label_info is not a list", remedy='Send [{"name": "liver", "idx": 1}, ...]')
+    return voxel_values(entries, present)
 
 
 def submitted_structures(datastore: Datastore) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from fm3d_core.adaptation.adapter import Adapter, AdapterCard, read_card, tensors_sha256
 from fm3d_core.adaptation.expected_dice import ExpectedDice
 from fm3d_core.errors import AdapterError
-from fm3d_core.files import atomic_file
+from fm3d_core.files import atomic_file, storage_error
 
 logger = logging.getLogger(__name__)
 _VERSION = re.compile(r"v(\d{4,})")
+BIN = "bin"  # folder of deleted versions below the store
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AdapterStore:
             StorageError: the folder cannot be written; nothing is left behind and the active version stays.
         """
         while True:
-            version = max(self._numbers(), default=0) + 1
+            version = max(self._numbers() + self.deleted(), default=0) + 1  # a number is never given twice
             try:
                 adapter.save(self._folder(version))
                 break
@@ -131,6 +132,42 @@ class AdapterStore:
         self._write_history(history)
         return StoredAdapter(history[-1], self._folder(history[-1]), card, active=True)
 
+    def delete(self, version: int) -> None:
+        """Move a version into the bin, from where :meth:`restore` brings it back.
+
+        Raises:
+            AdapterError: there is no such version, or it is the active one.
+            StorageError: the folder cannot be written.
+        """
+        self._check(version)
+        if [version] == self._history()[-1:]:
+            raise AdapterError(f"version {version} is active", remedy="Activate another version, then delete this one")
+        self._move(self._folder(version), self._binned(version))
+
+    def restore(self, version: int) -> StoredAdapter:
+        """Bring a deleted version back under its number.
+
+        Raises:
+            AdapterError: it is not in the bin, or its card is damaged.
+            StorageError: the folder cannot be written.
+        """
+        if version not in self.deleted():
+            known = ", ".join(map(str, self.deleted())) or "none"
+            raise AdapterError(f"version {version} is not in the bin", remedy=f"Versions in the bin: {known}")
+        self._move(self._binned(version), self._folder(version))
+        return next(stored for stored in self.versions() if stored.version == version)
+
+    def deleted(self) -> list[int]:
+        """The versions in the bin."""
+        return _numbers_in(self.root / BIN)
+
+    def _move(self, path: Path, target: Path) -> None:
+        try:
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+        except OSError as error:
+            raise storage_error(target, error) from error
+
     def _folder(self, version: int) -> Path:
         return self.root / f"v{version:04d}"
 
@@ -154,11 +191,11 @@ class AdapterStore:
             logger.warning("%s is damaged and not used (%s); measure again or delete it", path, error)
             return card
 
+    def _binned(self, version: int) -> Path:
+        return self.root / BIN / f"v{version:04d}"
+
     def _numbers(self) -> list[int]:
-        if not self.root.is_dir():
-            return []
-        matches = (_VERSION.fullmatch(path.name) for path in self.root.iterdir() if path.is_dir())
-        return sorted(int(match[1]) for match in matches if match)
+        return _numbers_in(self.root)
 
     def _check(self, version: int) -> None:
         numbers = self._numbers()
@@ -184,3 +221,10 @@ class AdapterStore:
     def _write_history(self, history: list[int]) -> None:
         with atomic_file(self.root / "active.json") as temporary:
             temporary.write_text(json.dumps({"active": history[-1], "history": history}), encoding="utf-8")
+
+
+def _numbers_in(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    matches = (_VERSION.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted(int(match[1]) for match in matches if match)

@@ -32,17 +32,22 @@ class ServerProcess:
     """A running server, as a context manager.
 
     Args:
-        studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does.
+        studies: the folder of images; created if absent. Labels are kept below it, as MONAI Label does. Or the address
+            of a DICOMweb archive; copies and labels are then kept in the workspace.
         workspace: the server's own folder: app copy, adapters, sessions and log. Nothing is written elsewhere.
         labels: names of the structures; empty: those of the active adapter or of the submitted labels.
-        host: a loopback address.
+        host: where to listen.
         port: 0 chooses a free one.
         adapters: folder of the adapter store; default ``workspace/adapters``.
+        token_file: file whose first line every client must send; None: none, and only this machine is served.
+        origins: web pages, as SCHEME://HOST[:PORT], whose requests are taken.
+        upload_mb: largest body of a request; None: the app's default.
+        training_mb: most memory of a training; None: four fifths of what is free when it starts.
         start_seconds: how long to wait for the first answer.
         progress: told once in a while that the server is starting.
 
     Attributes:
-        address: ``http://HOST:PORT``, valid once started.
+        address: ``http://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
         log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
         start_took: seconds from start to the first answer.
 
@@ -59,13 +64,20 @@ class ServerProcess:
         host: str = LOOPBACK,
         port: int = 0,
         adapters: str | Path | None = None,
+        token_file: str | Path | None = None,
+        origins: Sequence[str] = (),
+        upload_mb: int | None = None,
+        training_mb: int | None = None,
         start_seconds: float = 180.0,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
         check_label_names(labels)
-        self.studies, self.workspace = Path(studies).resolve(), Path(workspace).resolve()
+        self.workspace = Path(workspace).resolve()
+        self.studies = str(studies) if is_web_address(str(studies)) else Path(studies).resolve()
         self.labels, self.host, self.port = tuple(labels), host, port
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
+        self.token_file = Path(token_file).resolve() if token_file is not None else None
+        self.origins, self.upload_mb, self.training_mb = tuple(origins), upload_mb, training_mb
         self.log = self.workspace / "server.log"
         self.start_took = 0.0
         self._start_seconds, self._progress = start_seconds, progress
@@ -74,7 +86,8 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """Where clients find the server."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -148,7 +161,14 @@ class ServerProcess:
         self._process = None
 
     def _command(self) -> list[str]:
-        configuration = {"labels": ",".join(self.labels), "adapters": str(self.adapters)}
+        configuration = {
+            "labels": ",".join(self.labels),
+            "adapters": str(self.adapters),
+            "token_file": str(self.token_file or ""),
+            "origins": ",".join(self.origins),
+            "upload_mb": str(self.upload_mb or ""),
+            "training_mb": str(self.training_mb or ""),
+        }
         arguments = {
             "--app": self.workspace / "app",
             "--studies": self.studies,
@@ -179,7 +199,8 @@ class ServerProcess:
             raise ServerError("the package MonaiLabelApp is missing", remedy='Reinstall: pip install "fm3d[server]"')
         app = self.workspace / "app"
         try:
-            for folder in (app / "logs", self.studies, self.adapters):
+            local = [self.studies] if isinstance(self.studies, Path) else []
+            for folder in (app / "logs", self.adapters, *local):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(folder, error) from error
@@ -195,7 +216,7 @@ class ServerProcess:
             clock.report(0)
             if self._process.poll() is not None:
                 raise self._ended()
-            if _answers(f"{self.address}/info/"):
+            if _answers(f"{self.address}/auth/"):
                 return
             time.sleep(0.2)
         raise ServerError(
@@ -204,6 +225,11 @@ class ServerProcess:
 
     def _ended(self) -> ServerError:
         return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
+
+
+def is_web_address(studies: str) -> bool:
+    """Whether images are in an archive and not in a folder."""
+    return studies.startswith(("http://", "https://"))
 
 
 def check_label_names(labels: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from fm3d_core.volumes.preprocessing import PreparedVolume, Preprocessing, refus
 from fm3d_core.volumes.reading import inspect_header, read_label, read_volume
 from fm3d_core.volumes.synthetic import SYNTHETIC_LABELS, draw_case, write_synthetic_cases
 from fm3d_core.volumes.volume import SourceGrid, Volume
-from fm3d_core.volumes.writing import write_label, write_map, write_nifti
+from fm3d_core.volumes.writing import write_colours, write_label, write_map, write_nifti
 
 __all__ = [
     "COMPLETE",
@@ -35,6 +35,7 @@ __all__ = [
     "read_label_names",
     "read_volume",
     "refuse_constant",
+    "write_colours",
     "write_label",
     "write_map",
     "write_nifti",

@@ -62,6 +62,29 @@ def write_map(path: str | Path, array_ras: Array, like: Volume) -> Path:
     return path
 
 
+def write_colours(path: str | Path, array_ras: Array, like: Volume) -> Path:
+    """Write colours as RGB24 NIfTI on the own file grid of ``like``.
+
+    Args:
+        path: ends in .nii or .nii.gz; an existing file is replaced.
+        array_ras: (X, Y, Z, 3) uint8 on the RAS grid of ``like``.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        VolumeError: another suffix, or ``path`` is the image itself.
+        StorageError: disk full, no permission.
+    """
+    path = Path(path)
+    if image_suffix(path) not in _NIFTI_SUFFIXES:
+        raise VolumeError("colours are written as NIfTI only", path=path, remedy="Choose a name that ends in .nii.gz")
+    channels = np.stack([like.to_source(array_ras[..., channel]) for channel in range(3)], axis=-1)
+    colours = np.ascontiguousarray(channels.astype(np.uint8)).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    _write(path, colours, like)
+    return path
+
+
 def write_nifti(path: str | Path, array: Array, affine: Affine) -> Path:
     """Write an (X, Y, Z) array as NIfTI, stored in its own type, at ``affine`` (voxel -> RAS+ mm).
 

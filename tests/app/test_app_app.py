@@ -9,8 +9,9 @@ import pytest
 from fm3d_core.adaptation import FinetuneSettings, untrained_adapter
 from fm3d_core.errors import CaseError, SettingsError
 from fm3d_core.tasks import SegmentationTask
+from MonaiLabelApp.lib.cases import labelled_cases
 from MonaiLabelApp.lib.errors import Conflict, NotServed, UnknownImage
-from MonaiLabelApp.lib.progress_file import read_progress
+from MonaiLabelApp.lib.training.process import cases_of
 
 STRUCTURES = "ellipsoid,tube"
 
@@ -21,7 +22,7 @@ def segment(app, image_id, **parameters):
 
 
 def save_adapter(app, *labels):
-    return app._store.save(untrained_adapter(SegmentationTask(labels), FinetuneSettings()))
+    return app.adapters.store.save(untrained_adapter(SegmentationTask(labels), FinetuneSettings()))
 
 
 def test_monai_label_finds_the_app_in_main_py():
@@ -91,13 +92,12 @@ def test_the_active_adapter_answers_and_its_network_is_built_once(make_app, subm
     for file, answer in answers:
         file.unlink()
         assert answer["version"] == "1" and answer["label_names"] == {"tube": 1, "ellipsoid": 2}
-    infer = app._infers["segmentation"]
-    (kept,) = infer._predictors.values()
+    _, kept = app.tools.predictors.get("1")
     save_adapter(app, "tube", "ellipsoid")
     file, answer = segment(app, synthetic_cases[0].name)
     file.unlink()
     assert answer["version"] == "2"
-    assert infer._predictors["1"] is kept
+    assert app.tools.predictors.get("1")[1] is kept
 
 
 def test_an_unknown_version_names_those_that_exist(make_app, submit, synthetic_cases):
@@ -127,14 +127,14 @@ def test_info_numbers_the_structures_without_gaps(make_app):
 
 def test_a_training_without_labelled_volumes_is_a_conflict(make_app):
     with pytest.raises(Conflict, match="no labelled volume"):
-        make_app(labels=STRUCTURES).accept_training("segmentation", {})
+        make_app(labels=STRUCTURES).start_training("segmentation", {})
 
 
 def test_fewer_labelled_volumes_than_asked_for_is_a_conflict(make_app, submit):
     app = make_app(labels=STRUCTURES)
     submit(app.datastore(), 0)
     with pytest.raises(Conflict, match="3 labelled volumes were asked for, but there are 1"):
-        app.accept_training("segmentation", {"shots": 3})
+        app.start_training("segmentation", {"shots": 3})
 
 
 @pytest.mark.parametrize(
@@ -143,17 +143,18 @@ def test_fewer_labelled_volumes_than_asked_for_is_a_conflict(make_app, submit):
         ({"seconds": -1}, "seconds"),
         ({"steps": 10**9}, "steps"),
         ({"method": "magic"}, "magic"),
+        ({"preset": "quick"}, "preset"),
         ({"backbone": "../x"}, "x"),
         ({"labels": ["a", "a"]}, "a"),
     ],
 )
-def test_an_impossible_training_is_refused_before_anything_starts(make_app, submit, tmp_path, params, field):
+def test_an_impossible_training_is_refused_before_anything_starts(make_app, submit, params, field):
     app = make_app(labels=STRUCTURES)
     submit(app.datastore(), 0)
     with pytest.raises(SettingsError, match=field) as refusal:
-        app.accept_training("segmentation", params)
+        app.start_training("segmentation", params)
     assert refusal.value.http_status == 422
-    assert read_progress(tmp_path / "app" / "model" / "progress.json") == {}
+    assert app.trainings.all() == []
 
 
 def test_a_case_that_is_unknown_or_unlabelled_is_refused(make_app, submit, synthetic_cases):
@@ -161,69 +162,50 @@ def test_a_case_that_is_unknown_or_unlabelled_is_refused(make_app, submit, synth
     submit(app.datastore(), 0)
     app.datastore().add_image("unlabelled", str(synthetic_cases[1].image), {})
     with pytest.raises(UnknownImage):
-        app.accept_training("segmentation", {"cases": ["nobody"]})
+        app.start_training("segmentation", {"cases": ["nobody"]})
     with pytest.raises(Conflict, match="unlabelled has no submitted label"):
-        app.accept_training("segmentation", {"cases": ["unlabelled"]})
+        app.start_training("segmentation", {"cases": ["unlabelled"]})
 
 
-def test_an_accepted_training_has_its_cases_fixed_and_is_announced(make_app, submit, synthetic_cases, tmp_path):
+def test_an_accepted_training_waits_with_its_cases_fixed(make_app, submit, synthetic_cases):
     app = make_app(labels=STRUCTURES)
     for index in range(3):
         submit(app.datastore(), index)
-    request = app.accept_training("segmentation", {"shots": 2, "run_id": "r1"})
-    assert request["cases"] == [case.name for case in synthetic_cases[:2]]
-    assert read_progress(tmp_path / "app" / "model" / "progress.json")["run_id"] == "r1"
+    task = app.start_training("segmentation", {"shots": 2, "run_id": "r1"})
+    assert (task["status"], task["state"], task["run_id"]) == ("SUBMITTED", "waiting", "r1")
+    assert (task["queue_position"], task["message"]) == (1, "It begins now.")
+    assert task["request"]["cases"] == [case.name for case in synthetic_cases[:2]]
+    stats = app.info()["train_stats"]["segmentation"]
+    assert (stats["state"], stats["stage"], stats["run_id"], stats["position"]) == ("waiting", "waiting", "r1", 1)
+    second = app.start_training("segmentation", {})
+    assert (second["queue_position"], second["message"]) == (2, "It waits for 1 other training.")
+    assert [each["position"] for each in app.info()["train_stats"]["segmentation"]["queue"]] == [1, 2]
 
 
 def test_all_models_at_once_means_the_only_one(make_app, submit):
     app = make_app(labels=STRUCTURES)
     submit(app.datastore(), 0)
-    assert app.accept_training("segmentation", {"segmentation": {"steps": 3}})["steps"] == 3
+    assert app.start_training("segmentation", {"segmentation": {"steps": 3}})["request"]["steps"] == 3
 
 
-def test_a_progress_nobody_writes_any_more_is_called_interrupted(make_app, submit):
+def test_what_a_training_learns_from_is_fixed_when_it_begins(make_app, submit, synthetic_cases, tmp_path):
     app = make_app(labels=STRUCTURES)
-    submit(app.datastore(), 0)
-    app.accept_training("segmentation", {})  # no process follows
-    assert app.info()["train_stats"]["segmentation"]["stage"] == "interrupted"
-
-
-def test_training_learns_by_name_leaves_out_what_is_bad_and_tells_where_it_stands(
-    make_app, submit, synthetic_cases, tmp_path
-):
-    server = make_app()
-    for index in range(3):
-        submit(server.datastore(), index)
-    swapped, bad = synthetic_cases[1].name, synthetic_cases[2].name
-    _swap_values(server.datastore(), swapped)
-    label = Path(server.datastore().get_label_uri(bad, "final"))
-    label.write_bytes(label.read_bytes()[:-50])
-    request = server.accept_training("segmentation", {"steps": 2, "run_id": "r1"})
-
-    app = make_app()  # as the training process does
-    cases, _ = _labelled_cases(app, request["cases"])
-    assert [case.values for case in cases] == [{"ellipsoid": 1, "tube": 2}, {"ellipsoid": 2, "tube": 1}]
-    result = app.train({**request, "gpus": "all", "local_rank": 0})
-
-    assert result["version"] == 2 and result["cases"] == [synthetic_cases[0].name, swapped]
-    assert len(result["left_out"]) == 1 and result["left_out"][0].startswith(f"label of {bad}: ")
-    stats = server.info()["train_stats"]["segmentation"]
-    assert (stats["stage"], stats["version"], stats["run_id"], stats["step"]) == ("done", 2, "r1", 2)
-    assert stats["left_out"] == result["left_out"]
-    assert server._store.active().version == 2
-    # the linear head was a version of its own, there while the rest trained
-    assert stats["early_version"] == 1 and server._store.load(1).card.method == "linear_probe"
-
-
-def test_a_users_mistake_in_training_ends_the_process_with_one_line(make_app, submit, synthetic_cases, tmp_path):
-    app = make_app(labels="something else")
-    submit(app.datastore(), 0, info={})
-    with pytest.raises(SystemExit) as end:
-        app.train({"model": "segmentation", "steps": 1})
-    text = str(end.value.code)
-    assert "\n" not in text and "Traceback" not in text
-    assert read_progress(tmp_path / "app" / "model" / "progress.json")["error"] == text
-    assert app._store.versions() == []
+    for index in range(2):
+        submit(app.datastore(), index)
+    app.start_training("segmentation", {})
+    (training,) = app.trainings.all()
+    gone, kept = (case.name for case in synthetic_cases[:2])
+    app.datastore().remove_image(gone)
+    work = app._work_of(training)
+    assert [case["name"] for case in work.cases] == [kept]
+    assert len(work.left_out) == 1 and gone in work.left_out[0]
+    before = Path(work.cases[0]["label"]).read_bytes()
+    _swap_values(app.datastore(), kept)  # submitted again, numbered in another way
+    assert Path(work.cases[0]["label"]).read_bytes() == before
+    cases, _ = cases_of(work.cases)
+    assert cases[0].values == {"ellipsoid": 1, "tube": 2}
+    cases, _ = cases_of(app._work_of(training).cases)
+    assert cases[0].values == {"ellipsoid": 2, "tube": 1}
 
 
 def test_when_no_case_can_be_used_the_first_reason_is_told(make_app, submit, synthetic_cases):
@@ -231,13 +213,7 @@ def test_when_no_case_can_be_used_the_first_reason_is_told(make_app, submit, syn
     submit(app.datastore(), 0)
     Path(app.datastore().get_label_uri(synthetic_cases[0].name, "final")).write_bytes(b"")
     with pytest.raises(CaseError, match=f"label of {synthetic_cases[0].name}"):
-        _labelled_cases(app, [synthetic_cases[0].name])
-
-
-def _labelled_cases(app, ids):
-    from MonaiLabelApp.lib.trainers.segmentation import _cases
-
-    return _cases(ids, app.datastore())
+        labelled_cases([synthetic_cases[0].name], app.datastore())
 
 
 def _swap_values(datastore, image_id):

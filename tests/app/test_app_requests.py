@@ -33,7 +33,7 @@ def test_paths_devices_and_files_cannot_be_chosen_by_a_client(key):
     [
         ("version", "../1"),
         ("version", "0"),
-        ("version", ["1"]),
+        ("version", {"a": 1}),
         ("result_extension", ".exe"),
         ("result_extension", "/../x.nii.gz"),
     ],

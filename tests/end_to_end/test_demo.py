@@ -48,9 +48,13 @@ def test_the_users_own_folder_is_shown_and_ctrl_c_stops_the_server(hippocampus, 
     heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeding)
     try:
-        progress = tmp_path / "demo" / "server" / "app" / "model" / "progress.json"
+        trainings = tmp_path / "demo" / "server" / "app" / "model" / "trainings"
         deadline = time.monotonic() + 180
-        while not (progress.is_file() and json.loads(progress.read_text())["stage"] == "training"):
+
+        def stages():
+            return [json.loads(file.read_text())["stage"] for file in trainings.glob("*/progress.json")]
+
+        while "training" not in stages():
             assert time.monotonic() < deadline and demo.poll() is None
             time.sleep(0.5)
         assert servers_of(tmp_path)

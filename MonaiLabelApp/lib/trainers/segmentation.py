@@ -2,55 +2,66 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from fm3d_core.errors import CaseError, FM3DError
+from fm3d_core.errors import FM3DError
+from MonaiLabelApp.lib.adapters import Adapters
+from MonaiLabelApp.lib.cases import chosen_cases
 from MonaiLabelApp.lib.datastore import CheckedDatastore
-from MonaiLabelApp.lib.errors import Conflict
+from MonaiLabelApp.lib.errors import Conflict, NotServed
 from MonaiLabelApp.lib.labels import FINAL, structures_to_learn, submitted_structures
-from MonaiLabelApp.lib.progress_file import ProgressFile, read_progress
-from MonaiLabelApp.lib.requests import TrainRequest, parse
+from MonaiLabelApp.lib.requests import TrainRequest
+from MonaiLabelApp.lib.settings import ServerSettings
+from MonaiLabelApp.lib.training.memory import default_bound
+from MonaiLabelApp.lib.training.queue import TrainingQueue
+from MonaiLabelApp.lib.training.record import ENDED, Training, TrainingRequest, Work, keep_copy
 
-if TYPE_CHECKING:
-    from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase
-
-logger = logging.getLogger(__name__)
+PRESETS = ("auto", "fast", "balanced", "thorough", "none")
 OFFERED = ("full", "lora", "linear_probe", "spatial_adapter")  # in the panel; a request may name any of fm3d methods
+_NOTHING = {"stage": "", "step": 0, "total": 0, "epoch": 0, "total_epochs": 0, "elapsed": 0.0, "eta": None}
+_NOTHING |= {"loss": None, "dice": None, "metrics": {}, "curve": [], "versions": [], "left_out": []}
 
 
 class SegmentationTrainer(TrainTask):  # type: ignore[misc]
-    """Finetunes on the submitted labels and makes the result the active adapter.
+    """Judges requests to train, prepares each training's work, and tells where it stands.
 
     Args:
-        store: where the adapter goes.
-        progress: the file that tells the server where the training stands.
-        configured: the structures the server was started with, may be empty.
+        adapters: where the versions go.
+        settings: structures the server was started with, and the memory of a training.
+        queue: of the trainings.
     """
 
-    def __init__(self, store: AdapterStore, progress: Path, configured: Sequence[str]) -> None:
+    def __init__(self, adapters: Adapters, settings: ServerSettings, queue: TrainingQueue) -> None:
         super().__init__("Learns structures from the submitted labels")
-        self._store, self._progress, self._configured = store, progress, tuple(configured)
+        self._adapters, self._settings, self._queue = adapters, settings, queue
 
     def config(self) -> dict[str, Any]:
         """The choices in a client's table."""
         from fm3d_core.adaptation import FinetuneSettings
 
-        return {"method": list(OFFERED), "seconds": FinetuneSettings().seconds}
+        return {"preset": list(PRESETS), "method": list(OFFERED), "seconds": FinetuneSettings().seconds}
 
     def stats(self) -> dict[str, Any]:
-        """Where the last training stands, as its process wrote it."""
-        return read_progress(self._progress)
+        """Where the training stands that runs; if none does, the next or else the last one. {}: there was none."""
+        training = self._queue.current()
+        return {} if training is None else self.stats_of(training)
 
-    def accept(self, request: TrainRequest, datastore: CheckedDatastore) -> tuple[str, ...]:
-        """Judge a request before any process starts.
+    def stats_of(self, training: Training) -> dict[str, Any]:
+        """Where a training stands: what its process wrote, and what the server knows better."""
+        waiting = self._queue.waiting()
+        position = next((place for place, each in enumerate(waiting, 1) if each.request.id == training.request.id), 0)
+        stats = {**_NOTHING, "stage": "starting", **training.progress, **self._said(training, position)}
+        stats["queue"] = [
+            {"id": each.request.id, "run_id": each.request.run_id, "position": place, "labels": each.request.structures}
+            for place, each in enumerate(waiting, start=1)
+        ]
+        return stats
 
-        Returns:
-            The ids of the cases to learn from: later submissions do not change a training that runs.
+    def accept(self, model: str, request: TrainRequest, datastore: CheckedDatastore) -> TrainingRequest:
+        """Judge a request before anything starts, and fix what it will learn from.
 
         Raises:
             SettingsError: impossible settings.
@@ -60,15 +71,9 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         from fm3d_core.adaptation import FinetuneSettings
         from fm3d_core.tasks import SegmentationTask
 
-        FinetuneSettings(**request.finetune_settings())
-        labelled = sorted(datastore.get_labeled_images())
-        for case in request.cases or ():
-            datastore.image_file(case)
-            if case not in labelled:
-                raise Conflict(f"{case} has no submitted label", remedy="Submit its label first or leave it out")
-        cases = tuple(case for case in labelled if request.cases is None or case in request.cases)
-        if not cases:
-            raise Conflict("no labelled volume to learn from", remedy="Submit a labelled volume, then press Train")
+        settings = request.finetune_settings()
+        FinetuneSettings(**settings)
+        cases = chosen_cases(datastore, request.cases)
         if request.shots is not None and len(cases) < request.shots:
             raise Conflict(
                 f"{request.shots} labelled volumes were asked for, but there are {len(cases)}",
@@ -78,81 +83,60 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         if not structures:
             raise Conflict("no structure has a name", remedy="Submit labels with label_info, or start with labels")
         SegmentationTask(structures)
-        return cases[: request.shots]
+        return TrainingRequest.new(model, structures, cases[: request.shots], settings, request.run_id)
 
-    def wait_for_process(self, run_id: str) -> None:
-        """Say that a run is accepted, so that nobody sees the figures of the run before."""
-        ProgressFile(self._progress, run_id).waiting()
+    def prepare(self, training: Training, datastore: CheckedDatastore) -> Work:
+        """The files a training learns from, as they are now; later submissions do not change it."""
+        request = training.request
+        entries: list[Mapping[str, Any]] = []
+        left_out = []
+        for case in request.cases:
+            try:
+                image, label = datastore.image_file(case), datastore.label_file(case)
+            except FM3DError as error:
+                left_out.append(f"{case}: {error.problem}. It was removed meanwhile.")
+                continue
+            copy = keep_copy(label, training.folder / "labels" / label.name)
+            info = datastore.get_label_info(case, FINAL)
+            entries.append({"name": case, "image": str(image), "label": str(copy), "info": info})
+        return Work(
+            run_id=request.run_id,
+            structures=request.structures,
+            settings=request.settings,
+            cases=tuple(entries),
+            left_out=tuple(left_out),
+            store=str(self._adapters.store.root),
+            memory=self._settings.training_bytes or default_bound(),
+        )
 
     def __call__(self, request: Mapping[str, Any], datastore: CheckedDatastore) -> dict[str, Any]:
-        """Train, in a process of its own.
-
-        Args:
-            request: the keys of a TrainRequest.
-
-        Returns:
-            The version of the new adapter, its cases, and why others were left out.
+        """MONAI Label's own call, inside the server's process.
 
         Raises:
-            FM3DError: a mistake in request, labels or images; it is in the progress too.
+            NotServed: always; a training has a process and a place in the queue.
         """
-        wanted = parse(TrainRequest, request)
-        progress = ProgressFile(self._progress, wanted.run_id)
-        try:
-            return self._train(wanted, datastore, progress)
-        except FM3DError as error:
-            progress.failed(str(error))
-            raise
-        except BaseException:
-            progress.failed("The training failed unexpectedly. The server's log says more.")
-            raise
+        raise NotServed("trainings run in a queue", remedy="POST /train/segmentation to the server")
 
-    def _train(self, request: TrainRequest, datastore: CheckedDatastore, progress: ProgressFile) -> dict[str, Any]:
-        from fm3d_core.adaptation import FinetuneSettings, finetune
-        from fm3d_core.tasks import SegmentationTask
-
-        ids = self.accept(request, datastore)
-        task = SegmentationTask(self._structures(request, datastore))
-        cases, left_out = _cases(ids, datastore)
-        settings = FinetuneSettings(**request.finetune_settings())
-
-        def keep_stage(adapter: Adapter) -> None:
-            # a linear head is better than nothing, but not than what a whole training has given before
-            progress.version_there(self._store.save(adapter, activate=self._store.active() is None).version)
-
-        adapter = finetune(cases, task, settings, progress=progress, on_stage=keep_stage)
-        stored = self._store.save(adapter)
-        left_out += adapter.card.left_out
-        progress.done(stored.version, left_out)
-        return {
-            "version": stored.version,
-            "cases": [case.name for case in adapter.card.cases],
-            "left_out": left_out,
-            "training": adapter.card.training,
-        }
+    def _said(self, training: Training, position: int) -> dict[str, Any]:
+        """What the server knows better than the process."""
+        state, request = training.state, training.request
+        said: dict[str, Any] = {"id": request.id, "run_id": request.run_id, "state": state.state}
+        said |= {"position": position, "message": state.message, "labels": list(request.structures)}
+        if state.state == "waiting":
+            said |= {"stage": "waiting", "message": waits(position, self._queue)}
+        if state.state in ENDED:
+            said |= {"stage": state.state, "eta": 0.0 if state.state == "done" else None}
+        return said
 
     def _structures(self, request: TrainRequest, datastore: CheckedDatastore) -> tuple[str, ...]:
-        active = self._store.active()
-        known = active.card.task.labels if active else ()
-        return structures_to_learn(request.labels, self._configured, known, submitted_structures(datastore))
+        active = self._adapters.active()
+        known: Sequence[str] = active.card.task.labels if active else ()
+        return structures_to_learn(request.labels, self._settings.labels, known, submitted_structures(datastore))
 
 
-def _cases(ids: Sequence[str], datastore: CheckedDatastore) -> tuple[list[LabeledCase], list[str]]:
-    """The cases with the meaning of their voxel values; and those that cannot be understood, with the reason.
-
-    Raises:
-        CaseError: none is left.
-    """
-    from fm3d_core.adaptation import LabeledCase
-
-    cases, left_out = [], []
-    for image_id in ids:
-        try:
-            label = Path(datastore.get_label_uri(image_id, FINAL))
-            cases.append(LabeledCase(image_id, datastore.image_file(image_id), label, datastore.values_of(image_id)))
-        except FM3DError as error:
-            logger.warning("Case %s is left out: %s", image_id, error)
-            left_out.append(str(error))
-    if not cases:
-        raise CaseError("none of the labelled volumes can be used", remedy=f"The first: {left_out[0]}")
-    return cases, left_out
+def waits(position: int, queue: TrainingQueue) -> str:
+    """How many trainings come before one that waits at ``position``, in words."""
+    before = position - 1 + (queue.running() is not None)
+    if not position or before == 0:
+        return "It begins now."
+    return f"It waits for {before} other training{'s' * (before > 1)}."

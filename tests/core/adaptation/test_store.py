@@ -142,3 +142,37 @@ def test_only_an_adapter_that_holds_all_weights_does_without_their_file(own_shap
 def test_an_empty_folder_is_not_an_adapter(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="not an adapter folder"):
         Adapter.load(tmp_path)
+
+
+def test_a_deleted_version_lies_in_the_bin_and_comes_back_under_its_number(adapter: Adapter, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    for _ in range(3):
+        store.save(adapter)
+    store.activate(1)
+    store.delete(3)
+    assert [stored.version for stored in store.versions()] == [1, 2] and store.deleted() == [3]
+    with pytest.raises(AdapterError, match="no version 3"):
+        store.load(3)
+    assert store.save(adapter, activate=False).version == 4  # the number of a deleted one is not given again
+    restored = store.restore(3)
+    assert (restored.version, restored.active, store.deleted()) == (3, False, [])
+    assert store.load(3).card == adapter.card
+
+
+def test_the_active_version_and_one_that_is_not_there_cannot_be_deleted(adapter: Adapter, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    store.save(adapter)
+    with pytest.raises(AdapterError, match="version 1 is active"):
+        store.delete(1)
+    with pytest.raises(AdapterError, match="no version 2"):
+        store.delete(2)
+    with pytest.raises(AdapterError, match=r"not in the bin.*none"):
+        store.restore(2)
+
+
+def test_going_back_steps_over_a_deleted_version(adapter: Adapter, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    for _ in range(3):
+        store.save(adapter)
+    store.delete(2)
+    assert store.roll_back().version == 1
