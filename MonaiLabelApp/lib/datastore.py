@@ -132,7 +132,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
         image, label = self.image_file(image_id), Path(label_filename)
         name = f"label of {image_id}"
         suffix = _checked_suffix(label, name)
-        with told_as(name):
+        with told_as(name, always=True):
             volume = read_label(label)
             check_label(volume, read_volume(image, allow_nonfinite=True))
             if "label_info" in label_info:
@@ -183,7 +183,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
         info = self.get_label_info(image_id, FINAL)
         if not info.get("label_info"):
             return None
-        with told_as(f"label of {image_id}"):
+        with told_as(f"label of {image_id}", always=True):
             present = set(np.unique(read_label(self.get_label_uri(image_id, FINAL)).array).tolist()) - {0}
             return read_label_info(info, present)
 

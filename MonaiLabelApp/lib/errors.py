@@ -64,11 +64,14 @@ class ClientGone(FM3DError):
 
 
 @contextmanager
-def told_as(name: str) -> Iterator[None]:
-    """Let errors of the block name ``name`` instead of a path of the server, which the client has no use for."""
+def told_as(name: str, *, always: bool = False) -> Iterator[None]:
+    """Let errors of the block name ``name`` instead of a path of the server, which the client has no use for.
+
+    ``always``: also where an error names no path.
+    """
     try:
         yield
     except FM3DError as error:
-        if error.path is None:
+        if error.path is None and not always:
             raise
         raise type(error)(error.problem, remedy=error.remedy, path=name) from error

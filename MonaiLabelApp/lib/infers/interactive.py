@@ -64,8 +64,8 @@ class InteractiveInfer(ServedInfer):
         parameters: InteractiveRequest = asked.parameters
         started = time.monotonic()
         volume = asked.image.volume
+        drawn = None if asked.label is None else _drawn(asked.label, asked.image)
         with told_as(asked.image.id), warnings_of_core() as warnings:
-            drawn = None if asked.label is None else _drawn(asked.label, asked.image)
             prompts = Prompts.of(
                 [Point(each.position, each.positive) for each in parameters.points],
                 box=_box(parameters.box),

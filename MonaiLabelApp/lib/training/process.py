@@ -116,7 +116,7 @@ def cases_of(entries: tuple[Mapping[str, Any], ...]) -> tuple[list[LabeledCase],
         name, label, values = str(entry["name"]), Path(entry["label"]), None
         try:
             if entry["info"].get("label_info"):
-                with told_as(f"label of {name}"):
+                with told_as(f"label of {name}", always=True):
                     present = set(np.unique(read_label(label).array).tolist()) - {0}
                     values = read_label_info(entry["info"], present)
             cases.append(LabeledCase(name, Path(entry["image"]), label, values))
