@@ -3,12 +3,12 @@
 import pytest
 
 from fm3d_core.errors import SettingsError
-from MonaiLabelApp.lib.requests import InferRequest, TrainRequest, check_name, parse
+from MonaiLabelApp.lib.requests import SegmentationRequest, TrainRequest, check_name, parse
 
 
 def test_what_monai_labels_slicer_plugin_sends_is_accepted():
     request = parse(
-        InferRequest,
+        SegmentationRequest,
         {"client_id": "x", "result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False},
     )
     assert request.version == "active"
@@ -16,14 +16,14 @@ def test_what_monai_labels_slicer_plugin_sends_is_accepted():
 
 
 def test_a_version_may_come_as_a_number():
-    assert parse(InferRequest, {"version": 3}).version == "3"
+    assert parse(SegmentationRequest, {"version": 3}).version == "3"
 
 
 @pytest.mark.parametrize(
     "key", ["device", "model_filename", "image", "label", "save_label", "label_tag", "bundle_path", "gpus"]
 )
 def test_paths_devices_and_files_cannot_be_chosen_by_a_client(key):
-    for kind in (InferRequest, TrainRequest):
+    for kind in (SegmentationRequest, TrainRequest):
         with pytest.raises(SettingsError, match=f"{key}: unknown parameter"):
             parse(kind, {key: "/etc/passwd"})
 
@@ -40,7 +40,7 @@ def test_paths_devices_and_files_cannot_be_chosen_by_a_client(key):
 )
 def test_an_impossible_inference_names_the_field(key, value):
     with pytest.raises(SettingsError, match=rf"\({key}: "):
-        parse(InferRequest, {key: value})
+        parse(SegmentationRequest, {key: value})
 
 
 @pytest.mark.parametrize(

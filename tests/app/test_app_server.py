@@ -81,7 +81,6 @@ def test_an_unknown_model_strategy_and_address_are_404(server):
     for method, path in [
         ("GET", "/proxy/dicom/x"),
         ("POST", "/batch/infer/segmentation"),
-        ("POST", "/scoring/dice"),
         ("PUT", "/model/segmentation"),
         ("POST", "/infer/wsi/segmentation"),
         ("POST", "//infer/wsi/segmentation"),
