@@ -68,8 +68,9 @@ def test_a_probe_on_what_the_weights_know_is_their_own_classifier(
     settings = FinetuneSettings(method="linear_probe", weights=Path("fseft"), steps=1, learning_rate=1e-9, device="cpu")
     untrained = zero_shot_adapter(task, settings)
     assert untrained is not None
-    values = np.random.default_rng(0).integers(-300, 300, (40, 40, 24)).astype(np.int16)
-    image = write_nifti(tmp_path / "ct.nii.gz", values, np.diag([2.0, 2.0, 3.0, 1.0]))
+    # of the weights' own spacing, so that labels of single voxels stay as they are
+    values = np.random.default_rng(0).integers(-300, 300, (48, 48, 40)).astype(np.int16)
+    image = write_nifti(tmp_path / "ct.nii.gz", values, np.diag([1.5, 1.5, 1.5, 1.0]))
     volume = read_volume(image)
     label = tmp_path / "label.nii.gz"
     write_label(label, Predictor(untrained, "cpu").segment(volume), like=volume)
