@@ -100,7 +100,7 @@ class Benchmark:
     runs: Path
     data: Path = Path("../shared/data")
     part: Literal["test", "fit"] = "test"
-    seconds: float = 15
+    seconds: float = 10
     threads: int = 1
     only: tuple[str, ...] = ()
 
@@ -209,14 +209,11 @@ def row_of(
     predictor: Predictor, volume: Volume, truth: npt.NDArray[np.uint8], references: References | None
 ) -> dict[str, Any]:
     """Signals, sizes, true Dice and the peer's figure of one volume."""
-    start = time.monotonic()
-    plain = predictor.segment(volume)
-    segmenting = time.monotonic() - start
-    start = time.monotonic()
+    start = time.process_time()
     prediction = predictor.predict(volume, variants=1)
+    segmented = time.process_time()
     signals = signals_of(predictor, prediction, references, progress=ignore_progress, should_stop=never_stop)
-    judging = time.monotonic() - start
-    assert np.array_equal(plain, prediction.labels)
+    judged = time.process_time()
     dice = dice_per_label(prediction.labels, truth, predictor.card.task.labels)
     present = {name: value for name, value in dice.items() if (truth == predictor.card.task.values[name]).any()}
     return {
@@ -224,7 +221,7 @@ def row_of(
         "signals": {name: each.known() for name, each in signals.items()},
         "sizes": prediction.sizes,
         "confidence": mean_confidence(prediction),
-        "seconds": [segmenting, judging],
+        "seconds": [segmented - start, judged - segmented],
     }
 
 
@@ -270,7 +267,7 @@ def table_of(records: Sequence[dict[str, Any]], fitted: Sequence[dict[str, Any]]
             inside.append(quality.low <= true[-1] <= quality.high)
             widths.append(quality.high - quality.low)
             peers.append(float(np.clip(np.polyval(line, row["confidence"]), 0, 1)))
-            costs.append(row["seconds"][1] - row["seconds"][0])
+            costs.append(row["seconds"][1])
         ours, other = np.abs(np.subtract(values, true)), np.abs(np.subtract(peers, true))
         figures = [record["set"], str(record["k"]), str(len(true)), f"{np.mean(true):.3f}", f"{np.mean(costs):.1f}"]
         figures += [f"{spearmanr(each, true).statistic:.2f}" for each in (values, peers)]
