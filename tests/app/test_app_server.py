@@ -139,6 +139,13 @@ def test_a_taken_port_is_named_with_the_remedy(server, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_a_second_server_on_the_same_folder_is_refused_in_words(server, tmp_path):
+    for studies, workspace in ((server.studies, tmp_path / "work"), (tmp_path / "studies", server.workspace)):
+        with pytest.raises(ServerError, match="another server works in this folder"):
+            ServerProcess(studies, workspace).start()
+    assert ask(server, "GET", "/info/")[0] == 200
+
+
 def test_a_server_that_ends_early_tells_why(tmp_path):
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "datastore_v2.json").write_text('{"name": 1}')
