@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -43,11 +44,12 @@ class ServerProcess:
         origins: web pages, as SCHEME://HOST[:PORT], whose requests are taken.
         upload_mb: largest body of a request; None: the app's default.
         training_mb: most memory of a training; None: four fifths of what is free when it starts.
+        certificate, key: files (PEM) with which the server speaks HTTPS; None: HTTP.
         start_seconds: how long to wait for the first answer.
         progress: told once in a while that the server is starting.
 
     Attributes:
-        address: ``http://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
+        address: ``http[s]://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
         log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
         start_took: seconds from start to the first answer.
 
@@ -68,6 +70,8 @@ class ServerProcess:
         origins: Sequence[str] = (),
         upload_mb: int | None = None,
         training_mb: int | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         start_seconds: float = 180.0,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
@@ -78,6 +82,7 @@ class ServerProcess:
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
         self.token_file = Path(token_file).resolve() if token_file is not None else None
         self.origins, self.upload_mb, self.training_mb = tuple(origins), upload_mb, training_mb
+        self.tls = (Path(certificate).resolve(), Path(key).resolve()) if certificate and key else None
         self.log = self.workspace / "server.log"
         self.start_took = 0.0
         self._start_seconds, self._progress = start_seconds, progress
@@ -87,7 +92,7 @@ class ServerProcess:
     def address(self) -> str:
         """Where clients find the server."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -176,6 +181,8 @@ class ServerProcess:
             "--port": self.port,
             "--log_config": self.workspace / "logging.json",
         }
+        if self.tls:
+            arguments |= {"--ssl_certfile": self.tls[0], "--ssl_keyfile": self.tls[1]}
         command = [sys.executable, "-m", "monailabel.main", "start_server"]
         command += [str(part) for pair in arguments.items() for part in pair]
         return command + [part for pair in configuration.items() if pair[1] for part in ("--conf", *pair)]
@@ -277,8 +284,14 @@ def _usable_port(host: str, port: int) -> int:
 
 
 def _answers(url: str) -> bool:
-    """Whether ``url`` gives 200; never through a proxy, because the address is this machine."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Whether ``url`` gives 200; never through a proxy, because the address is this machine.
+
+    The certificate is not checked: its name is that under which others know the machine, and nothing is sent.
+    """
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(url, timeout=10) as answer:
             return int(answer.status) == 200
