@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,11 +16,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fm3d_core.cli.server_log import logging_settings, telling_line
 from fm3d_core.errors import ServerError, SettingsError
 from fm3d_core.files import atomic_file, storage_error
 from fm3d_core.progress import ProgressCallback, StageClock, ignore_progress
@@ -214,7 +214,7 @@ class ServerProcess:
         with atomic_file(app / "main.py") as temporary:
             shutil.copyfile(Path(package.origin).with_name("main.py"), temporary)
         with atomic_file(self.workspace / "logging.json") as temporary:
-            temporary.write_text(json.dumps(_logging(app / "logs" / "app.log"), indent=2))
+            temporary.write_text(json.dumps(logging_settings(app / "logs" / "app.log"), indent=2))
 
     def _wait_for_answer(self) -> None:
         assert self._process is not None
@@ -231,7 +231,7 @@ class ServerProcess:
         )
 
     def _ended(self) -> ServerError:
-        return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
+        return ServerError(f"the server ended: {telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
 
 
 def is_web_address(studies: str) -> bool:
@@ -299,40 +299,3 @@ def _answers(url: str) -> bool:
         return False
     except OSError:  # refused, reset, timed out: not yet
         return False
-
-
-def _telling_line(log: Path) -> str:
-    """The last exception of a log in words, else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-200:] if line.strip()]
-    lines = [re.sub(r"^(\[[^]]*\] ){4}\([^)]*\) - ", "", line) for line in lines]
-    for line in reversed(lines):
-        found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Z]\w*(?:Error|Exception)): (.+)", line)
-        if found:
-            return found[2] if found[1].endswith("Error") and "fm3d_core" in line else f"{found[1]}: {found[2]}"
-    telling = [line for line in lines if "startup failed" not in line]
-    return telling[-1] if telling else "it wrote nothing"
-
-
-def _logging(file: Path) -> Mapping[str, Any]:
-    """Python logging as data: all to a file that is turned over, warnings and worse also to the process's output."""
-    handlers = ["console", "file"]
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "line": {"format": "[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s) - %(message)s"}
-        },
-        "handlers": {
-            "console": {"class": "logging.StreamHandler", "formatter": "line", "level": "WARNING"},
-            "file": {
-                "class": "logging.handlers.RotatingFileHandler",
-                "formatter": "line",
-                "filename": str(file),
-                "maxBytes": 10_485_760,
-                "backupCount": 5,
-                "encoding": "utf-8",
-            },
-        },
-        "root": {"level": "INFO", "handlers": handlers},
-        "loggers": {name: {"level": "WARNING", "propagate": True} for name in ("uvicorn.access", "filelock")},
-    }

@@ -12,7 +12,8 @@ import pytest
 from served import JSON, ask, form, reason, upload
 
 from fm3d_core.cli.serve import ServeSettings
-from fm3d_core.cli.server_process import ServerProcess, _telling_line
+from fm3d_core.cli.server_log import telling_line
+from fm3d_core.cli.server_process import ServerProcess
 from fm3d_core.errors import ServerError, SettingsError
 
 LONGEST_START = 20.0  # seconds on a quiet machine of 2 cores
@@ -158,7 +159,7 @@ def test_a_server_that_ends_early_tells_why(tmp_path):
 def test_the_telling_line_is_the_last_exception(tmp_path):
     log = tmp_path / "server.log"
     log.write_text("Allow Origins\nTraceback ...\n  line\nfm3d_core.errors.VolumeError: x. Do y.\n\nstartup failed.\n")
-    assert _telling_line(log) == "x. Do y."
+    assert telling_line(log) == "x. Do y."
 
 
 def test_stopping_leaves_no_process_and_frees_the_port(tmp_path):
