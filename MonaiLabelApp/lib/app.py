@@ -29,6 +29,7 @@ from MonaiLabelApp.lib.infers.segmentation import SegmentationInfer
 from MonaiLabelApp.lib.jobs import Job, Jobs
 from MonaiLabelApp.lib.labels import submitted_structures
 from MonaiLabelApp.lib.lanes import Lanes
+from MonaiLabelApp.lib.one_server import hold
 from MonaiLabelApp.lib.predictors import Predictors
 from MonaiLabelApp.lib.quality import CaseJudge
 from MonaiLabelApp.lib.requests import SampleRequest, TrainRequest, parse
@@ -78,6 +79,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
             self.tools.predictors, model_folder / "vectors", lambda: self.trainings.running() is not None
         )
         self.scoring_job: Job | None = None
+        self._held: list[Any] = []
         super().__init__(
             app_dir,
             studies,
@@ -123,6 +125,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
         Raises:
             SettingsError: MONAI Label's own login is asked for.
+            ServerError: another server works in the same folders.
         """
         from monailabel.app import app as server
 
@@ -130,6 +133,8 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
 
         if monai_label_settings.MONAI_LABEL_AUTH_ENABLE:
             raise SettingsError("MONAI_LABEL_AUTH_ENABLE is not served", remedy="Use fm3d serve --token-file FILE")
+        hold(Path(self.app_dir) / "model", self._held)
+        hold(self.datastore().folder, self._held)
         self.datastore().recover()
         self.trainings.open()
         install(server, self)

@@ -64,6 +64,11 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
         self._one_thread = threading.RLock()
         super().__init__(studies, extensions=[f"*{suffix}" for suffix in SUFFIXES], auto_reload=False, read_only=True)
 
+    @property
+    def folder(self) -> Path:
+        """Where images, labels and index lie."""
+        return Path(self._datastore_path)
+
     def image_file(self, image_id: str) -> Path:
         """The file of an image.
 
@@ -71,7 +76,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
             UnknownImage: no such id, no file any more, or a link that leads out of the study folder.
         """
         path = Path(self.get_image_uri(image_id)) if isinstance(image_id, str) else Path()
-        if not path.is_file() or not path.is_relative_to(Path(self._datastore_path).resolve()):
+        if not path.is_file() or not path.is_relative_to(self.folder.resolve()):
             raise UnknownImage(image_id)
         return path
 
@@ -82,7 +87,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
             UnknownImage: there is none, or it is a link that leads out of the study folder.
         """
         path = Path(self.get_label_uri(image_id, tag))
-        if not path.is_file() or not path.is_relative_to(Path(self._datastore_path).resolve()):
+        if not path.is_file() or not path.is_relative_to(self.folder.resolve()):
             raise UnknownImage(f"{image_id} with a label {tag}")
         return path
 
@@ -163,7 +168,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
         self.refresh()
         finished = []
         with self._one_thread:
-            for journal in sorted((Path(self._datastore_path) / JOURNAL).glob("*.json")):
+            for journal in sorted((self.folder / JOURNAL).glob("*.json")):
                 entry = json.loads(journal.read_text(encoding="utf-8"))
                 file = Path(self._datastore.label_path(entry["tag"])) / f"{entry['image']}{entry['ext']}"
                 known = self._datastore.objects.get(entry["image"])
@@ -246,7 +251,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
 
     def _journal(self, image_id: str, tag: str, suffix: str, info: Mapping[str, Any], sha256: str) -> Path:
         """Note what a label means before its file is there: killed in between, :meth:`recover` puts both together."""
-        path = Path(self._datastore_path) / JOURNAL / f"{image_id}.{tag}.json"
+        path = self.folder / JOURNAL / f"{image_id}.{tag}.json"
         entry = {"image": image_id, "tag": tag, "ext": suffix, "info": dict(info), "sha256": sha256}
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(entry, default=str), encoding="utf-8")
@@ -256,7 +261,7 @@ class CheckedDatastore(LocalDatastore):  # type: ignore[misc]
         """Keep a file under a new name in the bin, beside what was known of it; the file itself stays."""
         if not file.is_file():
             return
-        folder = Path(self._datastore_path) / BIN / kind
+        folder = self.folder / BIN / kind
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
         target = folder / f"{case_name(file)}.{stamp}{image_suffix(file)}"
         try:

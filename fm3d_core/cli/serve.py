@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fm3d_core.cli.server_access import check_origin, is_loopback, read_token
+from fm3d_core.cli.server_access import check_certificate, check_origin, is_loopback, read_token
 from fm3d_core.cli.server_process import (
     LOOPBACK,
     ServerProcess,
@@ -32,6 +32,8 @@ class ServeSettings:
         host: where to listen; beyond this machine (0.0.0.0 for all of its addresses) only with a token.
         token_file: file whose first line every client must send (Authorization: Bearer TOKEN). Make one:
             python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > token; chmod 600 token
+        certificate, key: files (PEM) with which the server speaks HTTPS; without them HTTP, which shows the token to
+            whoever listens in on the network.
         origins: web pages, such as https://viewer.hospital.example, whose requests are taken; default: none.
         upload_limit: largest upload in MB.
         training_memory: most memory of a training in MB; default: four fifths of what is free when it starts.
@@ -48,6 +50,8 @@ class ServeSettings:
     port: int = 8000
     host: str = LOOPBACK
     token_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     origins: tuple[str, ...] = ()
     upload_limit: int = 2048
     training_memory: int | None = None
@@ -62,6 +66,7 @@ class ServeSettings:
                 f"host {self.host} can be reached from other machines, and without a token anybody may ask",
                 remedy=f"Give --token-file FILE, or use ssh -L {self.port}:{LOOPBACK}:{self.port} from elsewhere",
             )
+        check_certificate(self.certificate, self.key)
         for origin in self.origins:
             check_origin(origin)
         for name, value in (("upload-limit", self.upload_limit), ("training-memory", self.training_memory)):
@@ -95,6 +100,8 @@ def run_serve(settings: ServeSettings) -> None:
         adapters=settings.adapters or beside,
         token_file=settings.token_file,
         origins=settings.origins,
+        certificate=settings.certificate,
+        key=settings.key,
         upload_mb=settings.upload_limit,
         training_mb=settings.training_memory,
     )

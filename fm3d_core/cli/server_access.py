@@ -46,3 +46,23 @@ def check_origin(origin: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
         raise SettingsError(f"'{origin}' is no origin", remedy="Give for example https://viewer.hospital.example")
     return origin
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Refuse files that a server cannot speak HTTPS with.
+
+    Raises:
+        SettingsError: one without the other, or not a certificate with its key.
+    """
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise SettingsError("HTTPS needs a certificate and its key", remedy="Give both --certificate and --key")
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            "is no certificate that fits the key", path=certificate, remedy=f"Give PEM files; the key is {key}"
+        ) from error

@@ -6,21 +6,22 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fm3d_core.cli.server_log import logging_settings, telling_line
 from fm3d_core.errors import ServerError, SettingsError
 from fm3d_core.files import atomic_file, storage_error
 from fm3d_core.progress import ProgressCallback, StageClock, ignore_progress
@@ -43,11 +44,12 @@ class ServerProcess:
         origins: web pages, as SCHEME://HOST[:PORT], whose requests are taken.
         upload_mb: largest body of a request; None: the app's default.
         training_mb: most memory of a training; None: four fifths of what is free when it starts.
+        certificate, key: files (PEM) with which the server speaks HTTPS; None: HTTP.
         start_seconds: how long to wait for the first answer.
         progress: told once in a while that the server is starting.
 
     Attributes:
-        address: ``http://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
+        address: ``http[s]://HOST:PORT``, valid once started; of all addresses (0.0.0.0, ::) that of this machine.
         log: what the process wrote, warnings and worse; everything is in ``workspace/app/logs/app.log``.
         start_took: seconds from start to the first answer.
 
@@ -68,6 +70,8 @@ class ServerProcess:
         origins: Sequence[str] = (),
         upload_mb: int | None = None,
         training_mb: int | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         start_seconds: float = 180.0,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
@@ -78,6 +82,7 @@ class ServerProcess:
         self.adapters = Path(adapters).resolve() if adapters is not None else self.workspace / "adapters"
         self.token_file = Path(token_file).resolve() if token_file is not None else None
         self.origins, self.upload_mb, self.training_mb = tuple(origins), upload_mb, training_mb
+        self.tls = (Path(certificate).resolve(), Path(key).resolve()) if certificate and key else None
         self.log = self.workspace / "server.log"
         self.start_took = 0.0
         self._start_seconds, self._progress = start_seconds, progress
@@ -87,7 +92,7 @@ class ServerProcess:
     def address(self) -> str:
         """Where clients find the server."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -176,6 +181,8 @@ class ServerProcess:
             "--port": self.port,
             "--log_config": self.workspace / "logging.json",
         }
+        if self.tls:
+            arguments |= {"--ssl_certfile": self.tls[0], "--ssl_keyfile": self.tls[1]}
         command = [sys.executable, "-m", "monailabel.main", "start_server"]
         command += [str(part) for pair in arguments.items() for part in pair]
         return command + [part for pair in configuration.items() if pair[1] for part in ("--conf", *pair)]
@@ -207,7 +214,7 @@ class ServerProcess:
         with atomic_file(app / "main.py") as temporary:
             shutil.copyfile(Path(package.origin).with_name("main.py"), temporary)
         with atomic_file(self.workspace / "logging.json") as temporary:
-            temporary.write_text(json.dumps(_logging(app / "logs" / "app.log"), indent=2))
+            temporary.write_text(json.dumps(logging_settings(app / "logs" / "app.log"), indent=2))
 
     def _wait_for_answer(self) -> None:
         assert self._process is not None
@@ -224,7 +231,7 @@ class ServerProcess:
         )
 
     def _ended(self) -> ServerError:
-        return ServerError(f"the server ended: {_telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
+        return ServerError(f"the server ended: {telling_line(self.log)}", remedy=f"The whole story is in {self.log}")
 
 
 def is_web_address(studies: str) -> bool:
@@ -277,8 +284,14 @@ def _usable_port(host: str, port: int) -> int:
 
 
 def _answers(url: str) -> bool:
-    """Whether ``url`` gives 200; never through a proxy, because the address is this machine."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Whether ``url`` gives 200; never through a proxy, because the address is this machine.
+
+    The certificate is not checked: its name is that under which others know the machine, and nothing is sent.
+    """
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(url, timeout=10) as answer:
             return int(answer.status) == 200
@@ -286,40 +299,3 @@ def _answers(url: str) -> bool:
         return False
     except OSError:  # refused, reset, timed out: not yet
         return False
-
-
-def _telling_line(log: Path) -> str:
-    """The last exception of a log in words, else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-200:] if line.strip()]
-    lines = [re.sub(r"^(\[[^]]*\] ){4}\([^)]*\) - ", "", line) for line in lines]
-    for line in reversed(lines):
-        found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Z]\w*(?:Error|Exception)): (.+)", line)
-        if found:
-            return found[2] if found[1].endswith("Error") and "fm3d_core" in line else f"{found[1]}: {found[2]}"
-    telling = [line for line in lines if "startup failed" not in line]
-    return telling[-1] if telling else "it wrote nothing"
-
-
-def _logging(file: Path) -> Mapping[str, Any]:
-    """Python logging as data: all to a file that is turned over, warnings and worse also to the process's output."""
-    handlers = ["console", "file"]
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "line": {"format": "[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s) - %(message)s"}
-        },
-        "handlers": {
-            "console": {"class": "logging.StreamHandler", "formatter": "line", "level": "WARNING"},
-            "file": {
-                "class": "logging.handlers.RotatingFileHandler",
-                "formatter": "line",
-                "filename": str(file),
-                "maxBytes": 10_485_760,
-                "backupCount": 5,
-                "encoding": "utf-8",
-            },
-        },
-        "root": {"level": "INFO", "handlers": handlers},
-        "loggers": {name: {"level": "WARNING", "propagate": True} for name in ("uvicorn.access", "filelock")},
-    }

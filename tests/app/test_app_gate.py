@@ -116,6 +116,27 @@ def test_from_another_machine_nothing_is_served_without_a_token(synthetic_cases,
     assert [message["status"] for message in sent if "status" in message] == [401, 403]
 
 
+def test_with_a_certificate_it_speaks_https(tmp_path):
+    import ssl
+    import urllib.request
+
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(make, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl, which makes the test's certificate, is not installed")
+    with ServerProcess(tmp_path / "studies", tmp_path / "work", certificate=certificate, key=key) as server:
+        assert server.address.startswith("https://")
+        trusted = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"{server.address}/info/", context=trusted, timeout=30) as answer:
+            assert json.loads(answer.read())["name"] == "FM3D"
+    for settings in ({"certificate": certificate}, {"certificate": key, "key": certificate}):
+        with pytest.raises(SettingsError, match="certificate"):
+            ServeSettings(tmp_path, **settings)
+
+
 # 2: other web pages
 
 

@@ -12,7 +12,8 @@ import pytest
 from served import JSON, ask, form, reason, upload
 
 from fm3d_core.cli.serve import ServeSettings
-from fm3d_core.cli.server_process import ServerProcess, _telling_line
+from fm3d_core.cli.server_log import telling_line
+from fm3d_core.cli.server_process import ServerProcess
 from fm3d_core.errors import ServerError, SettingsError
 
 LONGEST_START = 20.0  # seconds on a quiet machine of 2 cores
@@ -139,6 +140,13 @@ def test_a_taken_port_is_named_with_the_remedy(server, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_a_second_server_on_the_same_folder_is_refused_in_words(server, tmp_path):
+    for studies, workspace in ((server.studies, tmp_path / "work"), (tmp_path / "studies", server.workspace)):
+        with pytest.raises(ServerError, match="another server works in this folder"):
+            ServerProcess(studies, workspace).start()
+    assert ask(server, "GET", "/info/")[0] == 200
+
+
 def test_a_server_that_ends_early_tells_why(tmp_path):
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "datastore_v2.json").write_text('{"name": 1}')
@@ -151,7 +159,7 @@ def test_a_server_that_ends_early_tells_why(tmp_path):
 def test_the_telling_line_is_the_last_exception(tmp_path):
     log = tmp_path / "server.log"
     log.write_text("Allow Origins\nTraceback ...\n  line\nfm3d_core.errors.VolumeError: x. Do y.\n\nstartup failed.\n")
-    assert _telling_line(log) == "x. Do y."
+    assert telling_line(log) == "x. Do y."
 
 
 def test_stopping_leaves_no_process_and_frees_the_port(tmp_path):
