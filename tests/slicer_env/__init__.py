@@ -87,20 +87,27 @@ def clear_scene() -> None:
 
 def save_screenshot(widget: Any, path: str | Path, width: int = 420) -> Path:
     """A picture of the panel as it stands now, with CTK and MRML widgets as this package draws them."""
+    from PySide6 import QtCore
+
+    _unfold(widget, width)
+    bottom = widget.panel.widget.childrenRect().bottom() + 20
+    widget.parent.grab(QtCore.QRect(0, 0, width, bottom)).save(str(path))
+    return Path(path)
+
+
+def save_section(widget: Any, name: str, path: str | Path, width: int = 420) -> Path:
+    """A picture of one section of the panel."""
+    _unfold(widget, width)
+    getattr(widget.ui, f"{name}CollapsibleButton").grab().save(str(path))
+    return Path(path)
+
+
+def _unfold(widget: Any, width: int) -> None:
+    """Give the panel all the height it can use; inside Slicer it lies in a scroll area instead."""
     panel = widget.parent
     panel.show()
-    panel.resize(width, panel.sizeHint.height())
+    panel.resize(width, panel.sizeHint.height() + 600)
     process_events_until(lambda: False, 0.1)
-    panel.grab().save(str(path))
-    return Path(path)
-
-
-def save_section(widget: Any, name: str, path: str | Path) -> Path:
-    """A picture of one section of the panel, as :func:`save_screenshot` makes one of the whole."""
-    section = getattr(widget.ui, f"{name}CollapsibleButton")
-    save_screenshot(widget, path)
-    section.grab().save(str(path))
-    return Path(path)
 
 
 def _importSlicer() -> types.ModuleType:

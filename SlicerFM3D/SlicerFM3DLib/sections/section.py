@@ -153,7 +153,7 @@ def fill(box: Any, keys: Sequence[str], word: Callable[[str], str]) -> None:
 def fit(view: Any, rows: int, most: int) -> None:
     """Make a list or a table as high as its rows, but not higher than ``most`` of them."""
     header = view.horizontalHeader().height if hasattr(view, "horizontalHeader") else 0
-    row = view.fontMetrics().height() + 6
+    row = view.rowHeight(0) if hasattr(view, "rowHeight") else view.sizeHintForRow(0)
     view.setFixedHeight(header + row * max(1, min(rows, most)) + 6)
 
 
