@@ -19,7 +19,6 @@ import slicer_env
 
 STRUCTURES = {"anterior": 1, "posterior": 2}
 CASES = ("001", "003", "007", "011")  # no two of one subject
-TRAINING_SECONDS = 25
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +76,7 @@ def trained(widget, hippocampus):
     press(widget, ui.segmentButton)
     before = dice(widget, hippocampus / "labels" / f"{case}.nii.gz")
 
-    if ui.presetComboBox.isVisible():
-        choose(ui.presetComboBox, "fast")
-    widget._parameters().seconds = TRAINING_SECONDS  # where the server has no presets
+    choose(ui.presetComboBox, "fast")
     click(ui.trainButton)
     moves: list[tuple[int, int, str]] = []
     pictures: list[None] = []
@@ -107,16 +104,12 @@ def test_a_clinician_teaches_a_structure_by_clicks(trained, widget):
 
 def test_the_curve_of_the_training_is_there(trained, widget):
     points = widget.logic.session.training.curve
-    if not points:
-        pytest.skip("this server tells no curve")
     assert len(points) > 5 and points[-1][1] < points[0][1], "the loss has fallen"
     assert widget.ui.curveLabel.isVisible()
 
 
 def test_versions_are_activated_rolled_back_and_compared(trained, widget):
     ui, table = widget.ui, widget.ui.versionsTableWidget
-    if not widget.logic.session.info.adapters:
-        pytest.skip("this server does not list its versions")
     versions = widget.logic.session.info.adapters
     assert len(versions) >= 2 and versions[0].labels == tuple(STRUCTURES), ui.trainStatusLabel.text
     active = next(version.number for version in versions if version.active)
@@ -140,8 +133,6 @@ def test_versions_are_activated_rolled_back_and_compared(trained, widget):
 
 def test_two_versions_side_by_side(trained, widget):
     ui = widget.ui
-    if not widget.logic.session.info.adapters:
-        pytest.skip("this server does not list its versions")
     press(widget, ui.sideBySideButton, 120)
     assert ui.compareStatusLabel.text.startswith("Left: version")
     click(ui.sideBySideButton)
@@ -151,7 +142,6 @@ def test_a_structure_is_segmented_by_clicks(trained, widget, hippocampus):
     import slicer
     from SlicerFM3DLib import segments
 
-    needs(widget, "interactive")
     ui, node = widget.ui, widget._parameters()
     node.segmentation = None
     truth = expert(node.inputVolume, hippocampus, trained["case"])
@@ -181,7 +171,6 @@ def test_a_structure_is_segmented_by_clicks(trained, widget, hippocampus):
 def test_what_the_network_sees_lies_over_the_volume(trained, widget, kind):
     from SlicerFM3DLib import overlays
 
-    needs(widget, "insight")
     choose(widget.ui.insightComboBox, kind)
     press(widget, widget.ui.insightButton, 120)
     [overlay] = overlays.shown()
@@ -191,7 +180,6 @@ def test_what_the_network_sees_lies_over_the_volume(trained, widget, kind):
 
 
 def test_a_network_without_attention_says_so(trained, widget):
-    needs(widget, "insight")
     choose(widget.ui.insightComboBox, "attention")
     press(widget, widget.ui.insightButton, errors=True)
     assert "no transformer" in widget.ui.insightStatusLabel.text
@@ -264,12 +252,6 @@ def photograph(widget, name: str, section: str = "") -> None:
         slicer_env.save_section(widget, section or name, folder / f"panel_{name}.png")
         if name == "train":
             slicer_env.save_screenshot(widget, folder / "panel.png")
-
-
-def needs(widget, model: str) -> None:
-    """Skip what the server does not serve."""
-    if model not in widget.logic.session.info.models:
-        pytest.skip(f"this server does not serve {model}")
 
 
 def operation(name: str):

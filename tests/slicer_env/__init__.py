@@ -90,7 +90,7 @@ def save_screenshot(widget: Any, path: str | Path, width: int = 420) -> Path:
     from PySide6 import QtCore
 
     _unfold(widget, width)
-    bottom = widget.panel.widget.childrenRect().bottom() + 20
+    bottom = widget.panel.widget.childrenRect.bottom() + 20
     widget.parent.grab(QtCore.QRect(0, 0, width, bottom)).save(str(path))
     return Path(path)
 
