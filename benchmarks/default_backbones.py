@@ -1,23 +1,28 @@
 """Few-shot Dice on real volumes: the weights that come with FM3D beside the same network with random weights.
 
-    python benchmarks/default_backbones.py --data ../shared/data
+    python benchmarks/default_backbones.py --data ../shared/data --out default_backbones.jsonl
+    python benchmarks/default_backbones.py --out default_backbones.jsonl --picture docs/shipped_weights.png --table
 
-Everything but the weights is the same: volumes, seconds (or --steps), method, seed. None of the volumes was used for
+Everything but the weights is the same: volumes, steps (or --seconds), method, seed. None of the volumes was used for
 the weights: those were made from made-up anatomies only (fm3d_core/models/weights/shipped/MODEL_CARD.md). Training: the
 first k volumes in order of name, of different patients; test: the last 20 of hippocampus and the last 8 of the others,
 as in ../shared/specs/few_shot_anchor.md. Dice is the mean over the structures that a test volume has, on its own grid,
-without post-processing. The standard error is of the mean difference over the test volumes.
+without post-processing. The standard error is of the mean difference over the test volumes; of several seeds each
+volume's Dice is averaged first. Each row (set, k, weights, seed) is appended to --out, rows that are there are passed
+over.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
+from few_shot import append, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -63,48 +68,82 @@ class Benchmark:
     Attributes:
         data: folder of the sets.
         sets: which of them.
-        weights: what is compared, the first against each of the others: "random", an id or a file.
+        weights: what is compared, the first against each of the others: "random", "random:BACKBONE", an id or a file.
         shots: numbers of labelled volumes.
-        seconds: training budget of each run.
-        steps: a number of steps instead.
+        steps: of each training.
+        seconds: a training budget instead.
         method: of finetuning.
         seeds: runs of each.
         threads: of the processor.
-        out: a JSON file for the figures, each test volume's included.
+        out: JSON lines, one a row, with the Dice of each test volume.
+        table: print the table of what is in --out and run nothing.
+        picture: a PNG of the same to draw.
     """
 
     data: Path = Path("../shared/data")
     sets: tuple[str, ...] = tuple(SETS)
     weights: tuple[str, ...] = ("random", "fm3d_small")
     shots: tuple[int, ...] = (1, 3)
-    seconds: float = 30
-    steps: int | None = None
+    steps: int = 100
+    seconds: float | None = None
     method: str = "full"
-    seeds: int = 1
+    seeds: tuple[int, ...] = (0,)
     threads: int = 2
-    out: Path | None = None
+    out: Path = Path("default_backbones.jsonl")
+    table: bool = False
+    picture: Path | None = None
+
+    @property
+    def budget(self) -> str:
+        """In words; rows of another one are not mixed in."""
+        return f"{self.steps} steps" if self.seconds is None else f"{self.seconds:g} s"
 
     def run(self) -> None:
-        """Measure and print the table."""
+        """Measure what is missing, print the table and draw the picture."""
         import torch
 
         ensure_torchvision_importable()
         torch.set_num_threads(self.threads)
-        budget = f"{self.steps} steps" if self.steps else f"{self.seconds:g} s"
-        table = Table("set", "k", *self.weights, "difference", title=f"Mean Dice after {budget}, {self.method}")
-        rows, console = [], Console()
-        for name in self.sets:
-            for shots in self.shots:
-                scores = [
-                    np.mean([self._dice(SETS[name], shots, weights, seed) for seed in range(self.seeds)], axis=0)
-                    for weights in self.weights
-                ]  # each (test volumes,)
-                rows.append({"set": name, "k": shots} | dict(zip(self.weights, map(list, scores), strict=True)))
-                differences = [_difference(scores[0], other) for other in scores[1:]]
-                table.add_row(name, str(shots), *(f"{each.mean():.3f}" for each in scores), ", ".join(differences))
-                console.print(table)
-        if self.out is not None:
-            self.out.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+        console = Console(width=130)
+        if not self.table:
+            self._measure_missing(console)
+        scores = self.scores()
+        console.print(self._table_of(scores))
+        if self.picture is not None:
+            from default_backbones_picture import draw
+
+            draw(scores, self.weights[:2], f"{self.budget} of training, {len(self.seeds)} seed(s)", self.picture)
+
+    def scores(self) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+        """(set, k) -> weights -> Dice of each test volume, mean over the seeds that are there, from --out."""
+        found: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
+        for row in read_rows(self.out):
+            if row["budget"] == self.budget and row["method"] == self.method and row["seed"] in self.seeds:
+                found.setdefault((row["set"], row["k"]), {}).setdefault(row["weights"], []).append(row["dice"])
+        wanted = [key for key in itertools.product(self.sets, self.shots) if key in found]
+        return {key: {name: np.mean(rows, axis=0) for name, rows in found[key].items()} for key in wanted}
+
+    def _measure_missing(self, console: Console) -> None:
+        names = ("set", "k", "seed", "weights", "budget", "method")
+        done = {tuple(row[name] for name in names) for row in read_rows(self.out)}
+        for key in itertools.product(self.sets, self.shots, self.seeds, self.weights):
+            whole_key = (*key, self.budget, self.method)
+            if whole_key in done:
+                continue
+            name, shots, seed, weights = key
+            dice = self._dice(SETS[name], shots, weights, seed)
+            row: dict[str, Any] = dict(zip(names, whole_key, strict=True)) | {"dice": dice}
+            append(self.out, row)
+            console.print(*key, f"{np.mean(dice):.3f}", highlight=False)
+
+    def _table_of(self, scores: dict[tuple[str, int], dict[str, np.ndarray]]) -> Table:
+        table = Table("set", "k", *self.weights, "difference", title=f"Mean Dice after {self.budget}, {self.method}")
+        first, *others = self.weights
+        for (name, shots), found in scores.items():
+            means = [f"{found[weights].mean():.3f}" if weights in found else "" for weights in self.weights]
+            both = [(found[first], found[other]) for other in others if first in found and other in found]
+            table.add_row(name, str(shots), *means, ", ".join(_difference(*pair) for pair in both))
+        return table
 
     def _dice(self, source: RealSet, shots: int, weights: str, seed: int) -> list[float]:
         """Of each test volume."""
@@ -113,8 +152,15 @@ class Benchmark:
         training = choose_training(cases, source, shots)
         assert not {case.name for case in training} & {case.name for case in cases[-source.test :]}
         labelled = [LabeledCase(case.name, case.image, case.label) for case in training if case.label is not None]
+        word, _, backbone = weights.partition(":")
+        chosen = Path(word if word == "random" else weights)
         settings = FinetuneSettings(
-            method=self.method, weights=Path(weights), seconds=self.seconds, steps=self.steps, seed=seed
+            method=self.method,
+            backbone=backbone or None if word == "random" else None,
+            weights=chosen,
+            seconds=self.seconds or 30.0,
+            steps=self.steps if self.seconds is None else None,
+            seed=seed,
         )
         predictor = Predictor(finetune(labelled, SegmentationTask(labels), settings))
         scores = []
