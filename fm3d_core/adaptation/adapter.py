@@ -270,6 +270,11 @@ def in_half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+def stored_bytes(name: str, tensor: torch.Tensor) -> int:
+    """Bytes that a tensor takes in the file after training: the backbone's are kept in half precision."""
+    return tensor.nbytes // 2 if name.startswith("backbone.") and tensor.is_floating_point() else tensor.nbytes
+
+
 def _smallest(tensor: torch.Tensor) -> torch.Tensor:
     """In half precision if that holds every value exactly."""
     import torch

@@ -55,7 +55,7 @@ def cost_of(method: Method, backbone: str, *, measure: bool = False, device: str
     Raises:
         SettingsError: unknown preset or device, or a backbone that has not what the method needs.
     """
-    from fm3d_core.adaptation.adapter import trained_tensors
+    from fm3d_core.adaptation.adapter import stored_bytes, trained_tensors
     from fm3d_core.adaptation.methods import NoTraining
     from fm3d_core.devices import choose_device
     from fm3d_core.models.network import DenseNetwork
@@ -66,7 +66,7 @@ def cost_of(method: Method, backbone: str, *, measure: bool = False, device: str
     built = create_backbone(BackboneSpec(backbone))
     network = DenseNetwork(built, SegmentationTask(("a",)).build_head(built, linear=method.linear_head))
     method.apply(network)
-    file_bytes = sum(tensor.nbytes for tensor in trained_tensors(network).values())
+    file_bytes = sum(stored_bytes(name, tensor) for name, tensor in trained_tensors(network).items())
     if method.name == NoTraining.name:
         return MethodCost(0, file_bytes)
     parameters = sum(each.numel() for each in network.parameters() if each.requires_grad)

@@ -22,6 +22,7 @@ MOST_VIEWS = 8
 WINDOWS = 32  # of all views together: a volume of one window is seen 8 times, a whole abdomen once
 LARGEST_ANGLE = 0.25  # radians, about each axis
 LARGEST_STRETCH = 0.12  # relative, along each axis
+SMALL_PARAMETERS = 6_000_000  # a larger backbone sees a volume once
 SEED = 1
 
 
@@ -67,7 +68,10 @@ def views(count: int) -> tuple[View, ...]:
 
 def views_for(windows: int, backbone: Backbone) -> int:
     """How many views a volume of so many windows is worth: one for the large backbones, which take seconds a window."""
-    return min(max(WINDOWS // windows, 1), MOST_VIEWS) if backbone.kind == "pyramid" else 1
+    parameters = sum(each.numel() for each in backbone.parameters())  # type: ignore[attr-defined]
+    if backbone.kind != "pyramid" or parameters > SMALL_PARAMETERS:
+        return 1
+    return min(max(WINDOWS // windows, 1), MOST_VIEWS)
 
 
 def _sampled(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

@@ -58,12 +58,12 @@ def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_does_not_fit_the_disk_leaves_nothing_and_the_old_one_active(tmp_path: Path) -> None:
-    """A real file system of one megabyte, mounted in a namespace of its own."""
+    """A real file system of 700 kB, mounted in a namespace of its own."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = f'mount -t tmpfs -o size=1m tmpfs "{disk}" || exit 77; exec "{sys.executable}" -c "$0" "{disk}"'
+    mount = f'mount -t tmpfs -o size=700k tmpfs "{disk}" || exit 77; exec "{sys.executable}" -c "$0" "{disk}"'
     done = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", mount, FULL_DISK_SCRIPT], capture_output=True, text=True, check=False
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fm3d_core.adaptation import FinetuneSettings, untrained_adapter
+from fm3d_core.adaptation.adapter import in_half
 from fm3d_core.adaptation.costs import cost_of
 from fm3d_core.adaptation.methods import METHODS, check_method
 from fm3d_core.cli.main import main
@@ -16,9 +19,13 @@ from fm3d_core.tasks import SegmentationTask
 @pytest.mark.parametrize("method", ["lora", "spatial_adapter"])
 def test_the_counted_size_is_that_of_a_saved_adapter(method: str, tmp_path: Path) -> None:
     cost = cost_of(check_method(method), "residual_unet_small")
-    folder = untrained_adapter(SegmentationTask(("a",)), FinetuneSettings(method=method)).save(tmp_path / "a")
+    adapter = untrained_adapter(SegmentationTask(("a",)), FinetuneSettings(method=method))
+    # as after training: zeros would take less
+    trained = in_half({name: torch.randn_like(tensor) for name, tensor in adapter.tensors.items()})
+    folder = replace(adapter, tensors=trained).save(tmp_path / "a")
     file = (folder / "adapter.safetensors").stat().st_size
-    assert 4 * cost.parameters == cost.file_bytes <= file < cost.file_bytes + 10_000
+    assert 2 * cost.parameters <= cost.file_bytes <= 4 * cost.parameters
+    assert cost.file_bytes <= file < cost.file_bytes + 10_000
 
 
 def test_a_step_on_frozen_features_is_measured_as_cheaper_than_one_of_all_weights() -> None:

@@ -73,7 +73,7 @@ def test_a_probe_on_what_the_weights_know_is_their_own_classifier(
     image = write_nifti(tmp_path / "ct.nii.gz", values, np.diag([1.5, 1.5, 1.5, 1.0]))
     volume = read_volume(image)
     label = tmp_path / "label.nii.gz"
-    write_label(label, Predictor(untrained, "cpu").segment(volume), like=volume)
+    write_label(label, Predictor(untrained, "cpu", views=1).segment(volume), like=volume)
     prepared = replace(task, preprocessing=untrained.card.task.preprocessing)
     adapter = finetune([LabeledCase("ct", image, label)], prepared, settings)
     learned = adapter.tensors["head.classifiers.0.weight"][1:, :, 0, 0, 0]

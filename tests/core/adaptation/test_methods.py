@@ -144,7 +144,7 @@ def test_a_method_begins_as_the_plain_network_trains_what_it_says_and_comes_back
         tmp_path / "a"
     )
     again = Adapter.load(folder).build_network()
-    if method != "full":
+    if method not in ("full", "scratch"):
         _open_layer_scales(again)
         stored = sum(tensor.nbytes for name, tensor in again.named_parameters() if name in below)
         assert stored < 0.3 * sum(parameter.nbytes for parameter in network.backbone.parameters())

@@ -41,7 +41,8 @@ def test_a_view_moves_what_is_off_centre_and_undo_brings_it_back(number: int) ->
 def test_few_windows_get_many_views_and_large_networks_one() -> None:
     unet = create_backbone(BackboneSpec("residual_unet_small"))
     assert [views_for(windows, unet) for windows in (1, 4, 6, 16, 17, 500)] == [8, 8, 5, 2, 1, 1]
-    assert views_for(1, create_backbone(BackboneSpec("vit_tiny"))) == 1
+    for large in ("vit_tiny", "suprem_unet"):
+        assert views_for(1, create_backbone(BackboneSpec(large))) == 1
 
 
 def test_averaging_reports_all_views_as_one_stage_and_refuses_an_impossible_number(synthetic_cases: list) -> None:
