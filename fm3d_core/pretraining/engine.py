@@ -84,6 +84,8 @@ class _Run:
 
     def __init__(self, settings: PretrainSettings, data: Path | None, out: Path) -> None:
         self.settings, self.data, self.out = settings, data, out
+        if out.exists() and not out.is_dir():
+            raise SettingsError("is a file, not a folder", path=out, remedy="Give --out a folder")
         options = settings.run
         self.fabric = launch(options)
         self.place = Place(

@@ -90,6 +90,16 @@ class ScheduleSettings:
         lengths = (self.warmup_epochs, self.frozen_last_layer_epochs, self.teacher_temperature_epochs)
         if self.epochs < 1 or self.epoch_steps < 1 or self.batch < 1 or min(lengths) < 0:
             raise SettingsError("a schedule needs at least one step of one image", remedy="Raise epochs and batch")
+        if min(self.base_learning_rate, self.end_learning_rate, *self.weight_decay) < 0:
+            raise SettingsError("a learning rate or weight decay is below 0", remedy="Give 0 or more")
+        if min(self.teacher_temperature) <= 0:
+            raise SettingsError(
+                f"teacher_temperature {list(self.teacher_temperature)} is not positive", remedy="3DINO has 0.04 to 0.07"
+            )
+        if not all(0 <= momentum <= 1 for momentum in self.teacher_momentum):
+            raise SettingsError(
+                f"teacher_momentum {list(self.teacher_momentum)} is no share", remedy="3DINO has 0.992 to 1"
+            )
         if self.warmup_epochs > self.epochs:
             raise SettingsError(
                 f"a warm-up of {self.warmup_epochs} epochs does not fit {self.epochs}", remedy="Shorten the warm-up"

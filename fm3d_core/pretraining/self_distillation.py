@@ -35,12 +35,20 @@ from fm3d_core.pretraining.masking import CropBatch
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Size of a projection head; the defaults are 3DINO's."""
+    """Size of a projection head; the defaults are 3DINO's.
+
+    Raises:
+        SettingsError: a size below 1.
+    """
 
     prototypes: int = 65_536
     hidden: int = 2048
     bottleneck: int = 256
     layers: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.prototypes, self.hidden, self.bottleneck, self.layers) < 1:
+            raise SettingsError(f"impossible head {self}", remedy="All of its numbers are 1 or more")
 
     def build(self, width: int) -> DINOHead:
         """A fresh head for a backbone of this width."""
@@ -65,7 +73,7 @@ class SelfDistillationSettings:
         gram: anchors the patch features to an earlier teacher's; None (3DINO) does not.
 
     Raises:
-        SettingsError: an unknown centering or a temperature that is not positive.
+        SettingsError: an unknown centering, a temperature that is not positive, or weights of which none counts.
     """
 
     head: HeadSettings = field(default_factory=HeadSettings)
@@ -89,6 +97,14 @@ class SelfDistillationSettings:
             raise SettingsError(
                 f"student temperature {self.student_temperature} is not positive", remedy="3DINO has 0.1"
             )
+        weights = (self.dino_weight, self.ibot_weight, self.koleo_weight)
+        if min(weights) < 0 or max(self.dino_weight, self.ibot_weight) == 0:
+            raise SettingsError(
+                f"dino_weight, ibot_weight and koleo_weight are {weights}",
+                remedy="None below 0, one of the first two above",
+            )
+        if min(self.sinkhorn_iterations, self.chunk_entries) < 1:
+            raise SettingsError("sinkhorn_iterations or chunk_entries is below 1", remedy="3DINO has 3 iterations")
 
 
 class DistillationNetworks(nn.Module):

@@ -36,7 +36,7 @@ class BackboneSettings:
         options: of :class:`VisionTransformer3D`, in place of the preset's: drop_path, image_size, register_tokens, ...
 
     Raises:
-        SettingsError: a preset that is no ViT, or an unknown option.
+        SettingsError: a preset that is no ViT, an unknown option, or options that make no ViT for one channel.
     """
 
     preset: str = "vit_large"
@@ -54,10 +54,38 @@ class BackboneSettings:
         for name in self.options:
             if name not in known:
                 raise SettingsError(f"backbone.options.{name} is not known", remedy=f"Known: {', '.join(known)}")
+        if self.config.get("input_channels", 1) != 1:
+            raise SettingsError(
+                f"backbone.options.input_channels is {self.config['input_channels']}, the volumes of a store have one",
+                remedy="Leave it out; several channels are folded when the weights are used",
+            )
+        wavelengths = self.config.get("rotary_wavelengths")
+        try:
+            if any(self.config.get(name, 1) < 1 for name in ("image_size", "width", "depth", "heads")):
+                raise ValueError("a size is below 1")
+            if wavelengths is not None and not (len(wavelengths) == 2 and 0 < wavelengths[0] < wavelengths[1]):
+                raise ValueError("rotary_wavelengths are not two rising lengths in mm")
+            with torch.device("meta"):  # without memory
+                VisionTransformer3D(**self.config)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())
+            raise SettingsError(f"backbone.options make no ViT: {reason}", remedy="Correct them") from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The preset's options and those in their place."""
+        return {**presets()[self.preset]["config"], **self.options}
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]:
+        """Edges of a patch in voxels."""
+        edge = self.config.get("patch_size", inspect.signature(VisionTransformer3D).parameters["patch_size"].default)
+        x, y, z = (edge,) * 3 if isinstance(edge, int) else edge
+        return x, y, z
 
     def build(self) -> VisionTransformer3D:
         """With random weights of torch's current seed."""
-        return VisionTransformer3D(**{**presets()[self.preset]["config"], **self.options})
+        return VisionTransformer3D(**self.config)
 
 
 @dataclass(frozen=True)
@@ -74,6 +102,9 @@ class Settings:
         crop_dtype: in which crops travel to the device (3DINO: float16).
         layer_decay: factor on the learning rate per layer; patch_embed_factor: further one on the patch embedding's.
         gradient_clip: largest gradient norm of the backbone and of each head.
+
+    Raises:
+        SettingsError: crops that are not made of whole patches, fewer than two global ones, or an impossible number.
     """
 
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
@@ -86,6 +117,25 @@ class Settings:
     layer_decay: float = 0.9
     patch_embed_factor: float = 0.2
     gradient_clip: float = 3.0
+
+    def __post_init__(self) -> None:
+        patch = self.backbone.patch_size
+        for name, crops in (("global_crops", self.views.global_crops), ("local_crops", self.views.local_crops)):
+            if crops.number and any(size % edge for size, edge in zip(crops.size, patch, strict=True)):
+                raise SettingsError(
+                    f"views.{name}.size {list(crops.size)} is not made of whole patches of {list(patch)} voxels",
+                    remedy="Choose multiples of the patch",
+                )
+        if self.views.global_crops.number < 2:
+            raise SettingsError(
+                f"views.global_crops.number is {self.views.global_crops.number}: nothing to compare a global crop with",
+                remedy="Choose 2, as 3DINO",
+            )
+        for name in ("layer_decay", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}", remedy="Give a number above 0")
+        if self.patch_embed_factor < 0:
+            raise SettingsError(f"patch_embed_factor is {self.patch_embed_factor}", remedy="Give 0 or more")
 
 
 class SelfDistillationObjective(Objective):

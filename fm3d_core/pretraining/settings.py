@@ -66,6 +66,8 @@ class RunSettings:
         for name in ("workers", "keep_every", "monitor_every", "seed"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"run.{name} is {getattr(self, name)}", remedy="Give 0 or more")
+        if self.seed >= 2**63:
+            raise SettingsError(f"run.seed is {self.seed}", remedy="Give less than 2^63")
 
     def batch_per_round(self, world_size: int) -> int:
         """Samples of one accumulation round in one process.

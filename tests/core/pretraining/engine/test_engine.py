@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from fm3d_core.pretraining.flops import step_flops
 from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.run_log import read_metrics
 from fm3d_core.pretraining.self_distillation_objective import Settings, build
-from fm3d_core.pretraining.settings import PretrainSettings, RunSettings
+from fm3d_core.pretraining.settings import PretrainSettings, RunSettings, read_configuration
 from fm3d_core.pretraining.strict_settings import validated
 from fm3d_core.volumes.crop_store import CropStore, volume_folder
 
@@ -169,6 +170,35 @@ def test_a_line_of_the_log_says_everything(tiny_settings: Tiny, crop_store: Path
     assert record["memory_gigabytes"] > 0.05 and record["unreadable"] == 0
     assert "model_flops_utilisation" not in record  # no peak is made up for a CPU
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_the_terminal_tells_pace_waiting_utilisation_and_the_time_left(
+    tiny: Path, crop_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a processor of a known peak; FM3D knows those of GPUs only."""
+    monkeypatch.setattr(engine, "peak_flops", lambda device, precision: 1e12)
+    main(["pretrain", str(tiny), "--data", str(crop_store), "--out", str(tmp_path / "run"), "--steps", "4"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    wanted = (
+        r"step 4/60  loss \d+\.\d{4}  learning rate \S+  \S+ samples/s  waiting for data \d+%  utilisation \d+\.\d%"
+    )
+    assert re.match(wanted + r"  \d:\d\d:\d\d left$", line), line
+    (record,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    flops = _flops_of(crop_store, tiny)
+    assert record["model_flops_utilisation"] == pytest.approx(record["samples_per_second"] * flops / 1e12)
+
+
+def _flops_of(crop_store: Path, tiny: Path) -> float:
+    settings = validated(Settings, read_configuration(tiny).settings)
+    flops = build(settings, crop_store, Place(batch_size=4)).objective.flops_per_sample()
+    assert flops is not None
+    return flops
+
+
+def test_a_file_in_place_of_the_runs_folder_is_refused(tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SettingsError, match="is a file, not a folder"):
+        pretrain(tiny_settings(), crop_store, tmp_path / "run")
 
 
 def test_unreadable_volumes_are_counted_and_named(tiny_settings: Tiny, crop_store: Path, tmp_path: Path) -> None:
