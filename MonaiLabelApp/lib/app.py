@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,19 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from fm3d_core import __version__
 from fm3d_core.adaptation import AdapterStore, LabeledCase
 from fm3d_core.errors import SettingsError
-from fm3d_core.progress import ProgressCallback, ShouldStop, never_stop
+from fm3d_core.progress import ShouldStop, never_stop
 from MonaiLabelApp.lib.adapters import Adapters
-from MonaiLabelApp.lib.cases import chosen_cases, labelled_cases
-from MonaiLabelApp.lib.comparison import compare_versions
+from MonaiLabelApp.lib.background import SCORING, Background
+from MonaiLabelApp.lib.cases import labelled_cases
 from MonaiLabelApp.lib.datastore import CheckedDatastore
 from MonaiLabelApp.lib.dicom_datastore import open_archive
-from MonaiLabelApp.lib.errors import Busy, NotServed
+from MonaiLabelApp.lib.errors import NotServed
 from MonaiLabelApp.lib.infers.base import Asked, ServedInfer, Tools
 from MonaiLabelApp.lib.infers.insight import InsightInfer
 from MonaiLabelApp.lib.infers.interactive import InteractiveInfer
 from MonaiLabelApp.lib.infers.result import Result
 from MonaiLabelApp.lib.infers.segmentation import SegmentationInfer
-from MonaiLabelApp.lib.jobs import Job, Jobs
+from MonaiLabelApp.lib.jobs import Jobs
 from MonaiLabelApp.lib.labels import submitted_structures
 from MonaiLabelApp.lib.lanes import Lanes
 from MonaiLabelApp.lib.one_server import hold
@@ -42,7 +41,6 @@ from MonaiLabelApp.lib.training.record import Training, Work
 from MonaiLabelApp.lib.volumes import ImageCache
 
 MODEL = "segmentation"
-SCORING = "images"
 
 
 class FM3DApp(MONAILabelApp):  # type: ignore[misc]
@@ -59,7 +57,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         lanes: where blocking work runs.
         trainings: their queue.
         jobs: work of minutes.
-        scoring_job: the last scoring of the images; None: there was none.
+        background: starts those.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -74,11 +72,11 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
             self.structures,
             CaseJudge(self.lanes.background, self._still_here),
         )
-        self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self._training_ended)
         self._scoring = ImageScoring(
             self.tools.predictors, model_folder / "vectors", lambda: self.trainings.running() is not None
         )
-        self.scoring_job: Job | None = None
+        self.background = Background(self.jobs, self.lanes, self.adapters, self._scoring, self.datastore)
+        self.trainings = TrainingQueue(model_folder / "trainings", self._work_of, self.background.training_ended)
         self._held: list[Any] = []
         super().__init__(
             app_dir,
@@ -199,25 +197,6 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         file = str(result.file) if result.file else None
         return {"label": file, "file": file, "tag": "original", "params": result.params}
 
-    def start_comparison(self, a: int, b: int, wanted: Sequence[str] | None) -> Job:
-        """Compare two versions in the background.
-
-        Raises:
-            NotServed: there is no such version.
-            UnknownImage, Conflict: a case that is not there or has no label.
-        """
-        for version in (a, b):
-            self.adapters.find(version)
-        ids = chosen_cases(self.datastore(), wanted)
-
-        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
-            cases, left_out = labelled_cases(ids, self.datastore())
-            store = self.adapters.store
-            compared = compare_versions(store, (a, b), cases, progress=progress, should_stop=should_stop)
-            return {**compared, "left_out": left_out}
-
-        return self.jobs.start("compare", work)
-
     def start_training(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Queue a training.
 
@@ -260,30 +239,6 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
     def _work_of(self, training: Training) -> Work:
         trainer: SegmentationTrainer = self._trainers[training.request.model]
         return trainer.prepare(training, self.datastore())
-
-    def _training_ended(self, training: Training) -> None:
-        """Told of each training that has ended: what the new version thinks of the images is asked next."""
-        if training.state.state == "done":
-            with contextlib.suppress(Busy):
-                self.start_scoring(SCORING)
-
-    def start_scoring(self, method: str) -> Job:
-        """Score the images in the background; a scoring that still runs is cancelled.
-
-        Raises:
-            NotServed: another method.
-            Busy: too much is done in the background already.
-        """
-        if method not in self._scoring_methods:
-            raise NotServed(f"there is no scoring '{method[:64]}'", remedy=f"Use {SCORING}")
-
-        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
-            return self._scoring.score(self.datastore(), progress=progress, should_stop=should_stop)
-
-        if self.scoring_job is not None:
-            self.scoring_job.cancel()
-        self.scoring_job = self.jobs.start("scoring", work, self.lanes.scoring)
-        return self.scoring_job
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called after a label was kept; what it returns is added to the answer."""

@@ -51,7 +51,7 @@ def adapter_routes(app: FM3DApp) -> APIRouter:
 
     @routes.post("/compare", summary="Compare two versions on submitted cases; the answer names a job")
     async def compare(request: Request, wanted: CompareRequest) -> dict[str, str]:
-        job = await finish(request, lanes.looking, lambda _: app.start_comparison(wanted.a, wanted.b, wanted.cases))
+        job = await finish(request, lanes.looking, lambda _: app.background.compare(wanted.a, wanted.b, wanted.cases))
         return {"job": job.id}
 
     @routes.post("/{version}/activate", summary="Make a version the active one")

@@ -22,20 +22,20 @@ def scoring_routes(app: FM3DApp) -> APIRouter:
     @routes.post("/", include_in_schema=False)
     @routes.post("/{method}", summary="Score the images for the choice of the next one, in the background")
     async def start(request: Request, method: str = "images", params: dict[str, Any] | None = None) -> dict[str, Any]:
-        return await finish(request, app.lanes.looking, lambda _: _task(app.start_scoring(method).to_dict()))
+        return await finish(request, app.lanes.looking, lambda _: _task(app.background.score(method).to_dict()))
 
     @routes.get("/", summary="Where the last scoring stands")
     async def status() -> dict[str, Any]:
-        if app.scoring_job is None:
+        if app.background.last_scoring is None:
             raise NotServed("nothing was scored since the server started", remedy="POST /scoring/images")
-        return _task(app.scoring_job.to_dict())
+        return _task(app.background.last_scoring.to_dict())
 
     @routes.delete("/", summary="Cancel scoring; what was scored stays")
     async def cancel() -> dict[str, Any] | None:
-        if app.scoring_job is None:
+        if app.background.last_scoring is None:
             return None
-        app.scoring_job.cancel()
-        return _task(app.scoring_job.to_dict())
+        app.background.last_scoring.cancel()
+        return _task(app.background.last_scoring.to_dict())
 
     return routes
 
