@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +28,10 @@ from fm3d_core.evaluation.cross_validation import score
 from fm3d_core.inference import Predictor
 from fm3d_core.progress import Progress
 from fm3d_core.tasks import SegmentationTask
-from fm3d_core.teaching import TaughtVersion, make_plan, teach
+from fm3d_core.teaching import TaughtVersion, make_plan, plan, teach
 from fm3d_core.teaching.plan import Situation
 from fm3d_core.teaching.probe import ProbeStage
-from fm3d_core.volumes import Preprocessing
+from fm3d_core.volumes import Preprocessing, read_volume
 
 
 def test_each_stage_is_a_version_and_the_last_is_active(
@@ -151,11 +152,11 @@ def test_the_head_that_a_volume_is_measured_with_never_saw_its_label(
 def test_every_preset_has_stages_for_every_backbone_that_end_with_the_final_one(
     preset: str, kind: str, parameters: int
 ) -> None:
-    plan = make_plan(FinetuneSettings(preset=preset), Situation(3, 2, kind, parameters, gpu=False))
-    assert plan.stages[0].solved and plan.stages[-1].name == "final" and plan.stages[-1].check > 0
-    for stage in plan.stages:
+    chosen = make_plan(FinetuneSettings(preset=preset), Situation(3, 2, kind, parameters, gpu=False))
+    assert chosen.stages[0].solved and chosen.stages[-1].name == "final" and chosen.stages[-1].check > 0
+    for stage in chosen.stages:
         FinetuneSettings(method=stage.method, head=stage.head, seconds=stage.seconds or 1)
-        assert stage.method in " ".join(plan.notes)
+        assert stage.method in " ".join(chosen.notes)
 
 
 def test_auto_chooses_by_the_situation_and_says_why() -> None:
@@ -163,8 +164,41 @@ def test_auto_chooses_by_the_situation_and_says_why() -> None:
     small = Situation(1, 1, "pyramid", 400_000, gpu=False)
     assert make_plan(auto, small).preset == "fast"
     for change in ({"gpu": True}, {"structures": 13}, {"shots": 10}, {"kind": "tokens"}):
-        plan = make_plan(auto, replace(small, **change))
-        assert plan.preset == "balanced" and "was chosen: " in plan.notes[0]
+        chosen = make_plan(auto, replace(small, **change))
+        assert chosen.preset == "balanced" and "was chosen: " in chosen.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"),
+    [
+        ("vit_light_8", ["linear_probe", "decoder", "final"]),
+        ("residual_unet_small", ["linear_probe", "spatial_adapter", "final"]),  # taken for a large one here
+    ],
+)
+def test_large_backbones_go_through_all_their_stages(
+    backbone: str,
+    stages: list[str],
+    synthetic_cases: list[LabeledCase],
+    task: SegmentationTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = deepcopy(plan._data())
+    quick["small_parameters"] = 0
+    for sort in quick["presets"]["balanced"]["stages"].values():
+        for stage in sort:
+            stage |= {"steps": 2} if stage.pop("seconds", 0) else {}
+    monkeypatch.setattr(plan, "_data", lambda: quick)
+    store, events = AdapterStore(tmp_path), list[Progress]()
+    settings = FinetuneSettings(preset="balanced", backbone=backbone, device="cpu")
+    taught = teach(synthetic_cases[:2], task, settings, store, progress=events.append)
+    assert [version.stage for version in taught.versions] == stages
+    assert taught.versions[0].expected_dice is not None and taught.versions[-1].expected_dice is not None
+    assert any("dice" in event.metrics for event in events if event.stage == "training")
+    volume = read_volume(synthetic_cases[2].image)
+    for version in taught.versions:
+        assert Predictor(store.load(version.version), "cpu").segment(volume).shape == volume.shape
+        assert sum(file.stat().st_size for file in version.stored.path.iterdir()) < 10_000_000
 
 
 def test_what_needs_no_training_is_measured_and_must_be_beaten(
