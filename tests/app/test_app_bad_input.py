@@ -11,6 +11,8 @@ from served import JSON, ask, form, get, infer, reason, submit, train, wait_for
 
 from fm3d_core.cli.server_process import ServerProcess
 
+pytestmark = pytest.mark.slow  # servers and trainings start anew in many tests
+
 NAMED = json.dumps({"label_info": [{"name": "ellipsoid", "idx": 1}, {"name": "tube", "idx": 2}]})
 
 

@@ -11,6 +11,8 @@ from served import JSON, ask, get, infer, reason, stats, submit, train, wait_for
 
 from fm3d_core.cli.server_process import ServerProcess
 
+pytestmark = pytest.mark.slow  # servers and trainings start anew in many tests
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, synthetic_cases):

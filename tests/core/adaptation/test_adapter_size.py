@@ -16,7 +16,11 @@ from fm3d_core.volumes import read_volume
 
 @pytest.mark.parametrize(
     ("method", "backbone"),
-    [("full", "residual_unet_small"), ("linear_probe", "residual_unet_small"), ("lora", "swin_unetr_tiny")],
+    [
+        ("full", "residual_unet_small"),
+        ("linear_probe", "residual_unet_small"),
+        pytest.param("lora", "swin_unetr_tiny", marks=pytest.mark.slow),
+    ],
 )
 def test_an_adapter_is_smaller_than_a_megabyte_and_comes_back_as_it_was(
     method: str, backbone: str, synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
