@@ -176,3 +176,57 @@ def test_removing_what_is_not_there_says_so(datastore):
     for removal in (lambda: datastore.remove_image("nobody"), lambda: datastore.remove_label("nobody", "final")):
         with pytest.raises(UnknownImage):
             removal()
+
+
+def test_a_label_whose_server_was_killed_before_the_index_was_written_keeps_its_names(
+    datastore, synthetic_cases, submit, tmp_path, monkeypatch
+):
+    submit(datastore, 0)
+    name = synthetic_cases[0].name
+    swapped = [{"name": "tube", "idx": 1}, {"name": "ellipsoid", "idx": 2}]
+    label = nibabel.load(synthetic_cases[0].label)
+    values = np.asarray(label.dataobj)
+    other = np.where(values > 0, 3 - values, 0).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(other, label.affine), tmp_path / "s.nii.gz")
+
+    def killed(lock=True):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datastore, "_update_datastore_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        datastore.save_label(name, str(tmp_path / "s.nii.gz"), "final", {"label_info": swapped})
+    again = CheckedDatastore(str(tmp_path / "studies"))
+    assert again.values_of(name) == {"ellipsoid": 1, "tube": 2}  # the index of before, the file of now
+    assert again.recover() == [name]
+    assert again.values_of(name) == {"tube": 1, "ellipsoid": 2}
+    assert again.recover() == []
+
+
+def test_a_label_whose_server_was_killed_before_the_file_was_written_stays_the_earlier_one(
+    datastore, synthetic_cases, submit, tmp_path, monkeypatch
+):
+    submit(datastore, 0)
+    name = synthetic_cases[0].name
+    before = (tmp_path / "studies" / "labels" / "final" / f"{name}.nii.gz").read_bytes()
+
+    def killed(upload, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datastore, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        other = [{"name": "a", "idx": 1}, {"name": "b", "idx": 2}]
+        datastore.save_label(name, str(synthetic_cases[1].label), "final", {"label_info": other})
+    again = CheckedDatastore(str(tmp_path / "studies"))
+    assert again.recover() == []
+    assert again.values_of(name) == {"ellipsoid": 1, "tube": 2}
+    assert (tmp_path / "studies" / "labels" / "final" / f"{name}.nii.gz").read_bytes() == before
+
+
+def test_what_is_removed_lies_in_the_bin(datastore, synthetic_cases, submit, tmp_path):
+    submit(datastore, 0)
+    name = synthetic_cases[0].name
+    datastore.remove_image(name)
+    folder = tmp_path / "studies" / "bin"
+    kept = {path.relative_to(folder).parts[:-1] for path in folder.rglob("*.nii.gz")}
+    assert kept == {("images",), ("labels", "final")}
+    assert datastore.list_images() == [] and not (tmp_path / "studies" / f"{name}.nii.gz").exists()

@@ -5,6 +5,7 @@ import http.client
 import json
 import threading
 import time
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import nibabel
@@ -21,7 +22,12 @@ from fm3d_core.volumes import read_label, read_volume
 def server(tmp_path_factory, synthetic_cases):
     """Two labelled cases, one without a label, one large image, and a version that has learned."""
     folder = tmp_path_factory.mktemp("inference")
-    with ServerProcess(folder / "studies", folder / "work", labels=("ellipsoid", "tube")) as running:
+    (folder / "temporary").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder / "temporary"))  # of this server alone, so that what stays behind is its own
+        running = ServerProcess(folder / "studies", folder / "work", labels=("ellipsoid", "tube"))
+        running.start()
+    with running_until_the_end(running):
         for case in synthetic_cases[:2]:
             submit(running, case)
         assert upload(running, "third", synthetic_cases[2])[0] == 200
@@ -31,6 +37,15 @@ def server(tmp_path_factory, synthetic_cases):
         assert ask(running, "PUT", "/datastore/image?image=big", *body)[0] == 200
         assert train(running, steps=5, seed=0)["state"] == "done"
         yield running
+
+
+@contextmanager
+def running_until_the_end(server):
+    """Stop a started server after the block."""
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 def loaded(content, tmp_path, name="answer.nii.gz"):
@@ -203,20 +218,12 @@ def test_the_answers_form_can_be_chosen(server):
 
 
 def test_no_temporary_file_stays_behind(server):
-    import tempfile
-    from pathlib import Path
-
     infer(server, "segmentation", "third")
-    time.sleep(1)
-    left = [path for path in Path(tempfile.gettempdir()).glob("segmentation-*") if _recent(path)]
-    assert left == []
-
-
-def _recent(path):
-    try:
-        return time.time() - path.stat().st_mtime < 60
-    except OSError:
-        return False
+    temporary = server.workspace.parent / "temporary"
+    deadline = time.monotonic() + 30
+    while left := [path.name for path in temporary.iterdir() if path.is_file()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """Trainings on a real server: watched, queued, cancelled in order, and what a kill leaves behind."""
 
+import http.client
 import json
 import os
 import signal
+import threading
 import time
 
 import psutil
@@ -10,6 +12,7 @@ import pytest
 from served import JSON, ask, get, infer, reason, stats, submit, train, wait_for
 
 from fm3d_core.cli.server_process import ServerProcess
+from fm3d_core.volumes import read_label, read_volume
 
 pytestmark = pytest.mark.slow  # servers and trainings start anew in many tests
 
@@ -183,3 +186,41 @@ def test_monai_labels_own_client_drives_it(server, synthetic_cases, tmp_path):
     assert client.train_status()["status"] == "RUNNING"
     stopped = client.train_stop()
     assert wait_for(server, stopped["run_id"])["state"] == "cancelled"
+
+
+def test_a_server_killed_while_labels_are_submitted_has_every_label_it_has_confirmed(tmp_path, synthetic_cases):
+    """Four clients submit without a pause; the server is killed in the midst of it."""
+    server = ServerProcess(tmp_path / "studies", tmp_path / "work", labels=("ellipsoid", "tube"))
+    server.start()
+    confirmed = []
+
+    def client(number):
+        for round_ in range(1000):
+            image = f"case_{number}_{round_}"
+            try:
+                submit(server, synthetic_cases[number % 3], image)
+            except (OSError, http.client.HTTPException, AssertionError):
+                return
+            confirmed.append(image)
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for each in clients:
+        each.start()
+    deadline = time.monotonic() + 60
+    while len(confirmed) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(server.pid, signal.SIGKILL)
+    for each in clients:
+        each.join(60)
+    server.stop()
+    with ServerProcess(tmp_path / "studies", tmp_path / "work", labels=("ellipsoid", "tube")) as again:
+        objects = get(again, "/datastore/?output=all")["objects"]
+        for image in confirmed:
+            info = objects[image]["labels"]["final"]["info"]["label_info"]
+            assert [entry["name"] for entry in info] == ["ellipsoid", "tube"]
+        for image, known in objects.items():  # confirmed or not: whole or not there
+            assert read_volume(tmp_path / "studies" / f"{image}.nii.gz").array.size
+            if "final" in known["labels"]:
+                assert read_label(tmp_path / "studies" / "labels" / "final" / f"{image}.nii.gz").array.any()
+        assert train(again, steps=1, cases=confirmed[:2])["state"] == "done"
