@@ -76,11 +76,14 @@ class ServerClient:
         sample = self._json("POST", f"/activelearning/{quote(strategy, safe='')}", body={})
         return sample if sample and sample.get("id") else None
 
-    def uploadImage(self, path: str | Path, imageId: str) -> str:
-        """Send a volume and give the id the server keeps it under; an image of that id is replaced."""
+    def uploadImage(self, path: str | Path, imageId: str, report: Callable[[float], None] | None = None) -> str:
+        """Send a volume and give the id the server keeps it under; an image of that id is replaced.
+
+        :param report: told the share that was sent, 0 to 1.
+        """
         path = Path(path)
         # The server derives the file kind from the name; the user's own file and folder names stay here.
-        upload = Form({"params": "{}"}, "file", path, "image" + _suffix(path))
+        upload = Form({"params": "{}"}, "file", path, "image" + _suffix(path), report)
         query = {"image": _checked(imageId)}
         answer = self._json("PUT", "/datastore/image", query, body=upload, silence=self.timeout.compute)
         return str(answer.get("image", imageId))

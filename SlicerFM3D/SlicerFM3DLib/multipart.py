@@ -6,7 +6,7 @@ import json
 import mmap
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from email.message import Message
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -26,11 +26,18 @@ class Form:
     :param fileField: name of the file's field.
     :param path: the file, or None.
     :param fileName: what the server is told the file is called.
+    :param report: told the share of the file that was sent, 0 to 1, after each hundredth.
     """
 
     def __init__(
-        self, fields: Mapping[str, str], fileField: str = "", path: Path | None = None, fileName: str = ""
+        self,
+        fields: Mapping[str, str],
+        fileField: str = "",
+        path: Path | None = None,
+        fileName: str = "",
+        report: Callable[[float], None] | None = None,
     ) -> None:
+        self._report = report
         boundary = f"fm3d-{secrets.token_hex(16)}"
         head = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -48,9 +55,14 @@ class Form:
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
         if self._path:
+            size, sent, told = max(1, self._path.stat().st_size), 0, 0
             with self._path.open("rb") as file:
                 while block := file.read(BLOCK):
                     yield block
+                    sent += len(block)
+                    if self._report and 100 * sent // size > told:
+                        told = 100 * sent // size
+                        self._report(sent / size)
         yield self._tail
 
 

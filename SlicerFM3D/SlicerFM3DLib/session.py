@@ -139,8 +139,12 @@ class Session(Operations):
         """Send a volume; ``chooseId(taken)`` names it, given the ids the server has already. ``onDone(imageId)``."""
 
         def question(client: ServerClient, report: Any) -> tuple[str, ServerInfo]:
-            identifier = client.uploadImage(path, chooseId(list(client.datastore())))
+            identifier = client.uploadImage(path, chooseId(list(client.datastore())), report)
             return identifier, ServerInfo.ask(client)
+
+        def progressed(share: float) -> None:
+            if not self.isCancelling(Operation.UPLOAD):
+                self.say(Operation.UPLOAD, _("Uploading... {percent:.0f} %").format(percent=100 * share))
 
         def done(result: tuple[str, ServerInfo]) -> None:
             identifier, info = result
@@ -148,7 +152,7 @@ class Session(Operations):
             onDone(identifier)
             self.say(Operation.UPLOAD, _("Uploaded as {id}.").format(id=identifier))
 
-        self.ask(Operation.UPLOAD, _("Uploading..."), question, done, path.parent)
+        self.ask(Operation.UPLOAD, _("Uploading..."), question, done, path.parent, progressed)
 
     def segment(
         self, imageId: str, version: str, folder: Path, onDone: Callable[[Path, dict[str, int], str], None]

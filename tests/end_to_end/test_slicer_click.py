@@ -22,18 +22,13 @@ CASES = ("001", "003", "007", "011")  # no two of one subject
 
 
 @pytest.fixture(scope="module")
-def server(hippocampus: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A running server with four volumes and no label."""
-    from SlicerFM3DLib.client import ServerClient
-
+def server(tmp_path_factory: pytest.TempPathFactory):
+    """A running server without any volume."""
     from fm3d_core.cli.server_process import ServerProcess
 
     folder = tmp_path_factory.mktemp("server")
     os.environ["FM3D_HOME"] = str(folder / "home")
     with ServerProcess(folder / "studies", folder / "workspace", labels=tuple(STRUCTURES)) as running:
-        client = ServerClient(running.address)
-        for number in CASES:
-            client.uploadImage(hippocampus / "images" / f"hippocampus_{number}.nii.gz", f"hippocampus_{number}")
         yield running
 
 
@@ -60,9 +55,17 @@ def widget(server):
 
 @pytest.fixture(scope="module")
 def trained(widget, hippocampus):
-    """Three volumes were fetched, drawn, submitted and learned from; the fourth was segmented before and after."""
+    """Four volumes were uploaded; three of them fetched, drawn, submitted and learned from; the fourth segmented."""
+    import slicer
+
     ui, session = widget.ui, widget.logic.session
     assert "FM3D" in ui.connectStatusLabel.text and ui.structuresLineEdit.text == "anterior, posterior"
+    for number in CASES:
+        volume = slicer.util.loadVolume(str(hippocampus / "images" / f"hippocampus_{number}.nii.gz"))
+        ui.inputVolumeSelector.setCurrentNode(volume)
+        press(widget, ui.uploadButton)
+        assert ui.caseStatusLabel.text == f"Uploaded as hippocampus_{number}."
+        slicer.mrmlScene.RemoveNode(volume)
     for _ in range(3):
         press(widget, ui.nextButton)
         draw_as_an_expert(widget, hippocampus)

@@ -93,6 +93,18 @@ def test_an_upload_is_named_by_what_the_server_has_already(session, peer, tmp_pa
     assert not path.parent.exists(), "nothing of the patient stays in temporary folders"
 
 
+def test_an_upload_tells_how_much_has_gone(session, peer, tmp_path):
+    path = label_file(tmp_path)
+    path.write_bytes(bytes(2 << 20))
+    said = []
+    session.changed.connect(lambda: said.append(session.messages[Operation.UPLOAD].text))
+    session.upload(path, lambda taken: "large", lambda imageId: None)
+    end_of(session, Operation.UPLOAD)
+    shares = [int(text.split()[1]) for text in said if text.endswith("%")]
+    assert shares == sorted(shares) and len(set(shares)) > 3 and shares[-1] == 100
+    assert len(peer.images["large"][1]) == 2 << 20
+
+
 def test_a_submitted_label_updates_the_count(session, peer, tmp_path):
     info = [{"name": "anterior", "idx": 1}]
     session.submit("case", label_file(tmp_path), info, lambda labelled: f"{labelled} labelled")

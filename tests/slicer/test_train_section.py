@@ -21,7 +21,7 @@ def with_cases(connected, peer):
 
 def test_preset_structures_and_cases_are_chosen_by_clicks(connected, peer):
     ui = with_cases(connected, peer)
-    assert ui.presetComboBox.isVisible() and ui.presetComboBox.currentText.startswith("Fast")
+    assert ui.presetComboBox.isVisible() and ui.presetComboBox.currentText.startswith("Automatic")
     ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("balanced"))
     ui.labelsListWidget.item(1).setCheckState(qt.Qt.Unchecked)
     ui.casesListWidget.item(0).setCheckState(qt.Qt.Unchecked)
@@ -31,12 +31,25 @@ def test_preset_structures_and_cases_are_chosen_by_clicks(connected, peer):
         "labels": ["anterior"],
         "cases": ["case-2", "case-3"],
     }
+    finish(connected, ui.connectButton)
+    assert ui.presetComboBox.currentData == "balanced", "the wish is kept"
 
 
 def test_with_all_ticked_the_server_takes_what_is_submitted_meanwhile(connected, peer):
     ui = with_cases(connected, peer)
     finish(connected, ui.trainButton)
-    assert peer.trainings[0]["params"] == {"preset": "fast"}
+    assert peer.trainings[0]["params"] == {"preset": "auto"}
+
+
+def test_method_and_time_of_ones_own_are_sent_only_without_a_preset(connected, peer):
+    ui = with_cases(connected, peer)
+    assert not ui.advancedGroupBox.enabled
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("none"))
+    assert ui.advancedGroupBox.enabled and "Advanced" in ui.presetComboBox.currentText
+    ui.secondsSpinBox.value = 45
+    ui.methodComboBox.setCurrentIndex(ui.methodComboBox.findData("full"))
+    finish(connected, ui.trainButton)
+    assert peer.trainings[0]["params"] == {"preset": "none", "method": "full", "seconds": 45}
 
 
 def test_nothing_ticked_is_nothing_to_learn(connected, peer):

@@ -10,7 +10,7 @@ import qt
 from .. import curve, wording
 from ..operations import Operation
 from ..translation import tr as _
-from .section import Section, fill, fit
+from .section import Section, fill, fit, keep, setting
 
 CURVE_HEIGHT = 110
 MOST_ROWS = 6
@@ -46,6 +46,11 @@ class TrainSection(Section):
         if info and not info.labelled:
             self.hint(ui.trainStatusLabel, _("Submit at least one label first."))
         self._showProgress()
+
+    def onConnected(self) -> None:
+        self.show()
+        kept = self.ui.presetComboBox.findData(setting("Preset", "auto"))
+        self.ui.presetComboBox.setCurrentIndex(max(0, kept))
 
     def _showProgress(self) -> None:
         ui, status = self.ui, self.session.training
@@ -83,6 +88,7 @@ class TrainSection(Section):
     def _train(self) -> None:
         ui = self.ui
         preset = ui.presetComboBox.currentData
+        keep("Preset", preset or "")
         settings: dict[str, Any] = {"preset": preset}
         if preset in (None, "none"):  # a preset decides on method and time itself
             settings = {"method": ui.methodComboBox.currentData, "seconds": self.panel.parameters.seconds, **settings}
