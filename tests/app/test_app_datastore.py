@@ -212,10 +212,12 @@ def test_a_label_whose_server_was_killed_before_the_file_was_written_stays_the_e
     def killed(upload, target):
         raise KeyboardInterrupt
 
+    label = nibabel.load(synthetic_cases[0].label)
+    changed = np.where(np.asarray(label.dataobj) > 0, 1, 0).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(changed, label.affine), tmp_path / "changed.nii.gz")
     monkeypatch.setattr(datastore, "_keep", killed)
     with pytest.raises(KeyboardInterrupt):
-        other = [{"name": "a", "idx": 1}, {"name": "b", "idx": 2}]
-        datastore.save_label(name, str(synthetic_cases[1].label), "final", {"label_info": other})
+        datastore.save_label(name, str(tmp_path / "changed.nii.gz"), "final", {"label_info": [{"name": "a", "idx": 1}]})
     again = CheckedDatastore(str(tmp_path / "studies"))
     assert again.recover() == []
     assert again.values_of(name) == {"ellipsoid": 1, "tube": 2}
