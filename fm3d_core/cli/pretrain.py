@@ -137,6 +137,8 @@ def _print_line(console: object, event: Progress) -> None:
     seen = {name[8:]: value for name, value in figures.items() if name.startswith("monitor/")}
     if seen.pop("collapse", 0.0):
         parts.append("[bold red]THE FEATURES COLLAPSE[/bold red]")
+    if seen.pop("flat", 0.0):
+        parts.append("[bold]the teacher says the same of everything[/bold]")
     parts += [f"{name} {value:.3g}" for name, value in seen.items()]
     parts.append(f"{_duration(event.eta or 0)} left")
     console.print("  ".join(parts), soft_wrap=True, highlight=False)

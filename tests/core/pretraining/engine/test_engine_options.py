@@ -16,7 +16,7 @@ from fm3d_core.models.weights.importing import choose_weights, import_checkpoint
 from fm3d_core.models.zoo import BackboneSpec, create_backbone
 from fm3d_core.pretraining.engine import pretrain
 from fm3d_core.pretraining.run_log import read_metrics
-from fm3d_core.pretraining.settings import PretrainSettings
+from fm3d_core.pretraining.settings import PretrainSettings, read_configuration
 
 Tiny = Callable[..., PretrainSettings]
 Curve = Callable[[Path], list[dict[str, Any]]]
@@ -88,6 +88,21 @@ def test_a_backbone_that_is_no_preset_is_rebuilt_from_its_header_and_a_teacher_i
         choose_weights(path, "vit_small")  # another shape
     with pytest.raises(WeightsError, match=r"teacher.safetensors: holds teacher.*backbone.safetensors beside it"):
         import_checkpoint(tmp_path / "run" / "teacher.safetensors")
+
+
+def test_the_alarm_rings_in_a_run_that_really_collapses_and_not_in_one_that_does_not(
+    tiny: Path, crop_store: Path, tmp_path: Path
+) -> None:
+    """A teacher without centering soon has one prototype for everything."""
+    wide = f"settings.backbone.options={{{BACKBONE}, patch_size: 8, drop_path: 0.0}}"
+    options = (wide, "settings.schedule.batch=8", "run.batch_size=8", "run.monitor_every=20", "run.log_every=20")
+    sharp = "settings.schedule.teacher_temperature=[0.02, 0.02]"
+    collapsing = (sharp, "settings.step.centering=softmax", "settings.step.center_momentum=1.0")
+    for name, more, rings in (("sound", (sharp,), 0.0), ("collapsing", collapsing, 1.0)):
+        settings = read_configuration(tiny, (*options, *more))
+        pretrain(settings, crop_store, tmp_path / name, stop_after=20)
+        (record,) = read_metrics(tmp_path / name / "metrics.jsonl")
+        assert record["monitor/collapse"] == rings, record
 
 
 class Alarm:

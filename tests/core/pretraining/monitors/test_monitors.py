@@ -84,7 +84,7 @@ def test_a_random_model_raises_no_alarm_and_has_all_figures(
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         for monitor in monitors_for("self_distillation", SETTINGS, store):
             figures |= monitor(objective, 100, tmp_path / "monitors")
-    assert figures["collapse"] == 0 and not caplog.records
+    assert figures["collapse"] == figures["flat"] == 0 and not caplog.records
     assert all(math.isfinite(value) for value in figures.values())
     assert figures["rank_whole"] > 2 and figures["rank_patches"] > 2
     assert 0 < figures["entropy_whole"] <= figures["entropy_of_mean_whole"] + 1e-6 <= math.log(256) + 1e-5
@@ -114,7 +114,12 @@ def test_a_teacher_with_one_prototype_or_none_for_everything_raises_the_alarm() 
     healthy = {"relative_entropy_whole": 0.6, "relative_entropy_of_mean_whole": 0.8, "rank_whole": 9.0}
     assert alarm.signs(healthy, 0) == []
     assert "below" in alarm.signs(healthy | {"relative_entropy_of_mean_whole": 0.01}, 0)[0]
-    assert alarm.signs(healthy | {"relative_entropy_whole": 0.9992}, 0) == []  # seen in a healthy run
+    assert alarm.signs(healthy | {"relative_entropy_whole": 0.9992}, 0) == []  # patches may know more
+    flat = healthy | {"relative_entropy_whole": 0.9992, "relative_entropy_patches": 0.995, "rank_patches": 20.0}
+    assert alarm.signs(flat, 100) == []  # a run that has not begun to learn yet
+    assert "says one thing" in alarm.signs(flat, 2000)[0]
+    told = CollapseAlarm([lambda objective, step, folder: flat])
+    assert told(distilled(), 100, Path())["flat"] == 1 and told(distilled(), 100, Path())["collapse"] == 0
     assert "above" in alarm.signs(healthy | {"relative_entropy_whole": 0.9924, "rank_whole": 2.0}, 0)[0]
     assert alarm.signs(healthy | {"spread_whole": 1e-5}, 100) == []  # a fresh ViT
     assert alarm.signs(healthy | {"spread_whole": 1e-5}, 2000) != []
