@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.feature_cache import FeatureCache
     from fm3d_core.adaptation.training_set import TrainingSet
 
-VOXELS = 40_000  # of all cases together that the head is solved for on
-MOST, FEWEST = 12_000, 200  # of a window
+MOST_VOXELS, FEWEST_VOXELS = 40_000, 2000  # of all cases together that the head is solved for on
+COST = 8e9  # voxels times squared features: so much takes a second or two on a core
+MOST_IN_WINDOW, FEWEST_IN_WINDOW = 12_000, 20
 PARTS = 4  # of a single volume's voxels: one of them chooses the ridge
 Drawn = list[tuple["Voxels", "torch.Tensor"]]  # of each window: voxels, and which of them are doubtful background
 
@@ -130,7 +131,9 @@ class ProbeStage:
         from fm3d_core.adaptation.closed_form import voxels_of
 
         generator = torch.Generator().manual_seed(self.settings.seed)
-        number = min(max(VOXELS // self._windows, FEWEST), MOST)
+        features = sum(self.network.backbone.feature_channels)
+        voxels = min(max(int(COST / features**2), FEWEST_VOXELS), MOST_VOXELS)
+        number = min(max(voxels // self._windows, FEWEST_IN_WINDOW), MOST_IN_WINDOW)
         annotated = None
         if case.annotated is not None:
             annotated = torch.tensor([[value in case.annotated for value in range(self.data.task.classes)]])

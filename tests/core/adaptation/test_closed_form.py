@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fm3d_core.adaptation import FinetuneSettings, LabeledCase, finetune
-from fm3d_core.adaptation.closed_form import Voxels, can_be_solved, choose_solution, solve, solve_head
+from fm3d_core.adaptation.closed_form import Voxels, can_be_solved, choose_solution, solve, solve_head, solve_path
 from fm3d_core.errors import Stopped
 from fm3d_core.models.heads import LinearHead
 from fm3d_core.models.network import DenseNetwork
@@ -29,6 +29,24 @@ def test_the_solution_is_that_of_ridge_regression() -> None:
     found = solve(voxels, 2, 0.1)
     expected = peer.predict((features - features.mean(0)) / deviation)
     assert np.allclose(found.logits(voxels).numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_fewer_voxels_than_features_give_the_solution_that_more_equations_would(balance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 60, generator=generator, dtype=torch.float64) * 3 + 1
+    labels = torch.arange(40) % 3 % 2
+    path = solve_path(Voxels(features, labels, torch.ones(40)), 2, (0.01, 0.5), balance)
+    weight = torch.where(labels == 1, 1 / 13, 1 / 27).double() ** balance
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-3)
+    for ridge, solution in zip((0.01, 0.5), path, strict=True):
+        # the weighted normal equations, solved as they stand
+        design = F.pad(scaled, (0, 1), value=1.0)
+        penalty = torch.diag(torch.tensor([ridge] * 60 + [1e-6]).double())
+        left = design.T @ (design * (weight / weight.sum())[:, None]) + penalty
+        right = design.T @ (F.one_hot(labels).double() * (weight / weight.sum())[:, None])
+        expected = design @ torch.linalg.solve(left, right)
+        assert torch.allclose(features @ solution.weight + solution.bias, expected, atol=1e-6)
 
 
 def _noisy(number: int, generator: torch.Generator, noise: float) -> Voxels:
