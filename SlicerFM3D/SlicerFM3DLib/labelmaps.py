@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+import vtk
 
 from .errors import SceneError
 from .translation import tr as _
@@ -41,7 +42,7 @@ def writeLabelArray(array: Any, volume: Any, path: Path) -> Path:
     import numpy as np
 
     with _labelmap() as labelmap:
-        labelmap.SetIJKToRASMatrix(_ijkToRAS(volume))
+        labelmap.SetIJKToRASMatrix(ijkToRAS(volume))
         slicer.util.updateVolumeFromArray(labelmap, np.asarray(array, np.uint8))
         storage = slicer.vtkMRMLNRRDStorageNode()
         storage.SetFileName(str(path))
@@ -57,14 +58,13 @@ def gridDifference(one: Any, other: Any) -> float:
     sizes = [node.GetImageData().GetDimensions() for node in (one, other)]
     if sizes[0] != sizes[1]:
         return float("inf")
-    first, second = (slicer.util.arrayFromVTKMatrix(_ijkToRAS(node)) for node in (one, other))
+    first, second = (slicer.util.arrayFromVTKMatrix(ijkToRAS(node)) for node in (one, other))
     corners = np.array([[i, j, k, 1] for i in (0, sizes[0][0]) for j in (0, sizes[0][1]) for k in (0, sizes[0][2])])
     return float(np.abs(corners @ (first - second).T).max())
 
 
-def _ijkToRAS(volume: Any) -> Any:
-    import vtk
-
+def ijkToRAS(volume: Any) -> Any:
+    """From voxel indices to the coordinates of the volume's file."""
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return matrix

@@ -42,18 +42,18 @@ class PromptSteps:
         self._session = session
         self._target: Target | None = None
         self._before: Any = None  # the segment's voxels before the first prompt
-        self._answer: Any = None  # as the server drew it last
+        self._drawn = 0  # when the server's last answer was drawn
         self._next: Prompts | None = None
 
     def begin(self, target: Target) -> None:
         """Remember how the structure is drawn now, if these are the first prompts for it."""
         if target != self._target:
-            self._target, self._answer = target, None
+            self._target, self._drawn = target, 0
             self._before = segments.segmentVoxels(target.segmentation, target.volume, target.structure)
 
     def end(self) -> None:
         """The next prompts are for something new."""
-        self._target = self._before = self._answer = self._next = None
+        self._target = self._before = self._next = None
 
     def update(self, prompts: Prompts) -> None:
         """Segment from these prompts; :meth:`begin` has said what.
@@ -68,11 +68,11 @@ class PromptSteps:
         if self._session.isRunning(Operation.PROMPTS):
             self._next = prompts
             return
-        drawn = segments.segmentVoxels(target.segmentation, target.volume, target.structure)
-        if self._answer is not None and (drawn != self._answer).any():
-            self._before = drawn  # the user's own work, never to be lost
+        if self._drawn and segments.drawnAt(target.segmentation, target.structure) != self._drawn:
+            # the user's own work between two prompts, never to be lost
+            self._before = segments.segmentVoxels(target.segmentation, target.volume, target.structure)
         scribbles = segments.scribbles(target.segmentation, target.volume, target.structure)
-        if prompts.isEmpty and not scribbles.any():
+        if prompts.isEmpty and scribbles is None:
             self._restore(target)
             return
         self._send(target, prompts, scribbles)
@@ -80,7 +80,7 @@ class PromptSteps:
     def _send(self, target: Target, prompts: Prompts, scribbles: Any) -> None:
         parameters = prompts.asParameters(target.structure)
         self._next = given = None
-        if scribbles.any():
+        if scribbles is not None:
             parameters["given"], given = "scribbles", scribbles
         elif self._before.any():
             parameters["given"], given = "segmentation", self._before
@@ -113,7 +113,7 @@ class PromptSteps:
 
     def _draw(self, target: Target, mask: Any) -> None:
         segments.setSegment(target.segmentation, target.volume, target.structure, mask)
-        self._answer = mask
+        self._drawn = segments.drawnAt(target.segmentation, target.structure)
 
     def _sendWaiting(self) -> None:
         prompts, self._next = self._next, None

@@ -154,15 +154,15 @@ def readSegmentation(path: Path, volume: Any, values: Mapping[str, int], nodeNam
     import numpy as np
 
     array = readLabelArray(path, volume)
-    unknown = sorted(set(np.unique(array).tolist()) - {0, *values.values()})
-    if unknown:
+    known = {name: np.count_nonzero(array == value) for name, value in values.items()}
+    if sum(known.values()) != np.count_nonzero(array):
+        unknown = min(set(np.unique(array).tolist()) - {0, *values.values()})
         message = _("The segmentation contains the value {value}, which has no name.")
-        raise SceneError(message.format(value=unknown[0]))
+        raise SceneError(message.format(value=unknown))
     segmentation = createSegmentation(volume, list(values), nodeName)
     for name, value in values.items():
-        mask = array == value
-        if mask.any():
-            setSegment(segmentation, volume, name, mask)
+        if known[name]:
+            setSegment(segmentation, volume, name, array == value)
     return segmentation
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from SlicerFM3DLib import scene
+from SlicerFM3DLib import scene, segments
 from SlicerFM3DLib.errors import SceneError
 
 nibabel = pytest.importorskip("nibabel")
@@ -259,3 +259,42 @@ def test_structure_names_are_read_as_typed():
         scene.parseNames(" , ")
     with pytest.raises(SceneError, match="'liver' is listed twice"):
         scene.parseNames("liver, spleen, liver")
+
+
+def oblique_volume():
+    volume = slicer.util.addVolumeFromArray(np.zeros((12, 16, 18), np.int16), name="oblique")
+    volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(oblique_affine()))
+    return volume
+
+
+@pytest.mark.parametrize("transformed", [False, True], ids=["as it is", "under a transform"])
+def test_segments_are_drawn_and_read_as_slicer_itself_does_it(transformed):
+    """The short way over the drawn part of the volume gives the voxels of slicer.util's way over the whole."""
+    volume = oblique_volume()
+    if transformed:
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        volume.SetAndObserveTransformNodeID(transform.GetID())
+    segmentation = scene.createSegmentation(volume, ["a", "b"], "drawn")
+    masks = {}
+    for number, name in enumerate(("a", "b", "a")):  # "a" is drawn anew at last
+        masks[name] = np.random.default_rng(number).random(slicer.util.arrayFromVolume(volume).shape) > 0.9
+        masks[name][: 1 + number] = masks[name][:, -2:] = False
+        segments.setSegment(segmentation, volume, name, masks[name])
+    for name, mask in masks.items():
+        identifier = segments.segmentsByName(segmentation)[name]
+        theirs = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume) > 0
+        np.testing.assert_array_equal(theirs, mask)
+        np.testing.assert_array_equal(segments.segmentVoxels(segmentation, volume, name), mask)
+    segments.setSegment(segmentation, volume, "a", np.zeros_like(masks["a"]))
+    assert not segments.segmentVoxels(segmentation, volume, "a").any()
+    np.testing.assert_array_equal(segments.segmentVoxels(segmentation, volume, "b"), masks["b"])
+
+
+def test_a_segment_drawn_on_another_grid_is_resampled():
+    volume = oblique_volume()
+    finer = slicer.util.addVolumeFromArray(np.zeros((24, 32, 36), np.int16), name="finer")
+    segmentation = scene.createSegmentation(finer, ["a"], "drawn")
+    segments.setSegment(segmentation, finer, "a", np.ones((24, 32, 36), bool))
+    identifier = segments.segmentsByName(segmentation)["a"]
+    theirs = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume) > 0
+    np.testing.assert_array_equal(segments.segmentVoxels(segmentation, volume, "a"), theirs)

@@ -102,6 +102,7 @@ def test_an_upload_tells_how_much_has_gone(session, peer, tmp_path):
     )
     session.upload(path, lambda taken: "large", lambda imageId: None)
     end_of(session, Operation.UPLOAD)
+    session.changed.disconnectAll()
     shares = [int(text.split()[1]) for text in said if text.endswith("%")]
     assert shares == sorted(shares) and len(set(shares)) > 3 and shares[-1] == 100
     assert len(peer.images["large"][1]) == 2 << 20

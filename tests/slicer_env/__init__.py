@@ -106,8 +106,9 @@ def _unfold(widget: Any, width: int) -> None:
     """Give the panel all the height it can use; inside Slicer it lies in a scroll area instead."""
     panel = widget.parent
     panel.show()
-    panel.resize(width, panel.sizeHint.height() + 600)
-    process_events_until(lambda: False, 0.1)
+    for more in (600, 601):  # lines that wrap settle only at the second change of size
+        panel.resize(width, panel.sizeHint.height() + more)
+        process_events_until(lambda: False, 0.1)
 
 
 def _importSlicer() -> types.ModuleType:
