@@ -2,10 +2,11 @@
 
     python benchmarks/loop_panel.py                       # 20 MB to and from a real server on this computer
 
-The first row is what other work on this computer adds. A timer of 5 ms runs in the Qt loop; the longest gap between two of its beats is how long the window was dead. Measured
-on PySide6 and slicer-core (tests/slicer_env), where a Python thread runs beside the loop; inside Slicer the thread runs
-only in the pump of SlicerFM3DLib/background.py, whose turns were measured with PythonQt and stand there. The peer is
-MONAI Label's own client called on the window's thread, as its Slicer plugin does.
+A timer of 5 ms runs in the Qt loop; the longest gap between two of its beats is how long the window was dead. The first
+row is what other work on this computer adds. Measured on PySide6 and slicer-core (tests/slicer_env), where a Python
+thread runs beside the loop; inside Slicer the thread runs only in the pump of SlicerFM3DLib/background.py, whose turns
+were measured with PythonQt and stand there. The peer is MONAI Label's own client called on the window's thread, as its
+Slicer plugin does.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import mmap
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from email.message import Message
 from email.parser import BytesHeaderParser
@@ -16,6 +17,7 @@ from .errors import AnswerInvalid
 from .translation import tr as _
 
 BLOCK = 1 << 18  # bytes
+REPORT_SECONDS = 0.3  # each report brings the whole panel up to date
 VOLUME_SUFFIXES = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mhd")
 
 
@@ -26,7 +28,7 @@ class Form:
     :param fileField: name of the file's field.
     :param path: the file, or None.
     :param fileName: what the server is told the file is called.
-    :param report: told the share of the file that was sent, 0 to 1, after each hundredth.
+    :param report: told the share of the file that was sent, 0 to 1, now and then.
     """
 
     def __init__(
@@ -55,13 +57,13 @@ class Form:
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
         if self._path:
-            size, sent, told = max(1, self._path.stat().st_size), 0, 0
+            size, sent, told = max(1, self._path.stat().st_size), 0, time.monotonic()
             with self._path.open("rb") as file:
                 while block := file.read(BLOCK):
                     yield block
                     sent += len(block)
-                    if self._report and 100 * sent // size > told:
-                        told = 100 * sent // size
+                    if self._report and time.monotonic() - told >= REPORT_SECONDS:
+                        told = time.monotonic()
                         self._report(sent / size)
         yield self._tail
 

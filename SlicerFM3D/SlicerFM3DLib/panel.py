@@ -89,8 +89,7 @@ class Panel:
     def show(self) -> None:
         """Bring every widget up to date."""
         for section in self.sections:
-            section.showOffers()
-            section.show()
+            section.refresh()
 
     def enter(self) -> None:
         """The user comes to this module: keys work from now on."""

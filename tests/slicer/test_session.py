@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from monailabel_peer import MonaiLabelPeer, Reply, jsonReply
 from slicer_env import process_events_until
-from SlicerFM3DLib import training, wording
+from SlicerFM3DLib import multipart, training, wording
 from SlicerFM3DLib.background import Job
 from SlicerFM3DLib.errors import SceneError
 from SlicerFM3DLib.operations import BESIDE, Message, Operation
@@ -93,7 +93,8 @@ def test_an_upload_is_named_by_what_the_server_has_already(session, peer, tmp_pa
     assert not path.parent.exists(), "nothing of the patient stays in temporary folders"
 
 
-def test_an_upload_tells_how_much_has_gone(session, peer, tmp_path):
+def test_an_upload_tells_how_much_has_gone(session, peer, tmp_path, monkeypatch):
+    monkeypatch.setattr(multipart, "REPORT_SECONDS", 0)
     path = label_file(tmp_path)
     path.write_bytes(bytes(2 << 20))
     said = []

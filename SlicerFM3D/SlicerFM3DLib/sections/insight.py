@@ -20,7 +20,7 @@ class InsightSection(Section):
         ui.opacitySlider.value = int(setting("OverlayOpacity", str(int(100 * overlays.OPACITY))))
         self.offer(Operation.INSIGHT, ui.insightButton, self._show, self._isReady)
         self.tell(ui.insightStatusLabel, Operation.INSIGHT)
-        ui.insightComboBox.currentIndexChanged.connect(lambda *_index: self.show())
+        ui.insightComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
         ui.opacitySlider.valueChanged.connect(self._onOpacity)
         ui.hideInsightButton.clicked.connect(lambda *_checked: self._hide())
 
@@ -42,7 +42,7 @@ class InsightSection(Section):
 
     def _hide(self) -> None:
         overlays.hide()
-        self.show()
+        self.refresh()
 
     def _onOpacity(self, percent: int) -> None:
         keep("OverlayOpacity", str(percent))

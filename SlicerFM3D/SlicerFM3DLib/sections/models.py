@@ -32,7 +32,7 @@ class ModelsSection(Section):
         self.offer(Operation.SIDE_BY_SIDE, ui.sideBySideButton, self._sideBySide, self._maySeeSideBySide)
         ui.rollBackButton.clicked.connect(self._rollBack)
         ui.versionsTableWidget.itemSelectionChanged.connect(self._onSelection)
-        ui.compareComboBox.currentIndexChanged.connect(lambda *_index: self.showOffers())
+        ui.compareComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
         headers = (_("Version"), _("Learned"), _("Expected Dice"), _("Cases"))
         _prepare(ui.versionsTableWidget, headers)
         _prepare(ui.comparisonTableWidget, (_("Case"), _("First"), _("Second")))
@@ -104,8 +104,7 @@ class ModelsSection(Section):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
 
     def _onSelection(self) -> None:
-        self.showOffers()
-        self.show()
+        self.refresh()
 
     def _mayActivate(self) -> bool:
         return self.selected is not None and not self.selected.active

@@ -76,7 +76,7 @@ class PromptsSection(Section):
         self._steps.end()
         self._sent = None
         self._timer.stop()
-        self.show()
+        self.refresh()
 
     def exit(self) -> None:
         if self._markups.placing:
@@ -116,7 +116,7 @@ class PromptsSection(Section):
             else:
                 self._begin()
                 self._markups.place(kind)
-        self.show()
+        self.refresh()
 
     def _begin(self) -> None:
         """Prompts are for a structure of a segmentation, which is made if there is none."""
@@ -138,7 +138,7 @@ class PromptsSection(Section):
         if self.ui.liveCheckBox.checked and self.session.info is not None and self.panel.volume is not None:
             with slicer.util.tryWithErrorDisplay(_("Unexpected error.")), self.session.toldAt(Operation.PROMPTS):
                 self._send()
-        self.show()
+        self.refresh()
 
     def _update(self) -> None:
         self._begin()

@@ -55,7 +55,7 @@ class Section:
         """Connect the widgets."""
 
     def show(self) -> None:
-        """Bring the widgets up to date; called after anything has changed."""
+        """Bring the widgets up to date, but for offers and what became of them; see :meth:`refresh`."""
 
     def onConnected(self) -> None:
         """A server has answered."""
@@ -86,7 +86,7 @@ class Section:
     def hint(self, label: Any, text: str) -> None:
         """Say why a button is grey, where nothing more important is said."""
         if not label.text:
-            label.text, label.visible = text, True
+            label.text = text
 
     def shortcut(self, key: str, button: Any) -> None:
         """Let a key press ``button``, and show it on the button."""
@@ -110,6 +110,13 @@ class Section:
             shortcut.deleteLater()
         self._shortcuts.clear()
 
+    def refresh(self) -> None:
+        """Bring all of the section up to date."""
+        self.showOffers()
+        self.show()
+        for label, _operations in self._statusLabels:
+            label.visible = bool(label.text)
+
     def showOffers(self) -> None:
         """Bring buttons and lines up to date."""
         for offer in self.offers:
@@ -126,7 +133,6 @@ class Section:
         newest = [message for operation, message in self.session.messages.items() if operation in operations]
         label.text = newest[-1].text if newest else ""
         label.styleSheet = ERROR_STYLE if newest and newest[-1].isError else ""
-        label.visible = bool(newest)
 
     def _press(self, offer: Offer) -> None:
         with slicer.util.tryWithErrorDisplay(_("Unexpected error.")):

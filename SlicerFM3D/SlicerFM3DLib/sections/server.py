@@ -30,7 +30,7 @@ class ServerSection(Section):
         ui.folderPathLineEdit.currentPath = setting("ServerFolder", "")
         ui.addressLineEdit.returnPressed.connect(self._connect)
         ui.tokenLineEdit.returnPressed.connect(self._connect)
-        ui.folderPathLineEdit.currentPathChanged.connect(lambda *_path: self.showOffers())
+        ui.folderPathLineEdit.currentPathChanged.connect(lambda *_path: self.refresh())
 
     def show(self) -> None:
         if self.session.info is None and Operation.CONNECT not in self.session.messages:

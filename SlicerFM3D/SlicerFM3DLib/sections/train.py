@@ -26,9 +26,9 @@ class TrainSection(Section):
         self._drawn: Any = None
         self.offer(Operation.TRAIN, ui.trainButton, self._train, self._isReady)
         self.tell(ui.trainStatusLabel, Operation.TRAIN)
-        ui.presetComboBox.currentIndexChanged.connect(lambda *_index: self.show())
+        ui.presetComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
         for widget in (ui.labelsListWidget, ui.casesListWidget):
-            widget.itemChanged.connect(lambda *_item: self.showOffers())
+            widget.itemChanged.connect(lambda *_item: self.refresh())
 
     def show(self) -> None:
         ui, info = self.ui, self.session.info
@@ -48,7 +48,7 @@ class TrainSection(Section):
         self._showProgress()
 
     def onConnected(self) -> None:
-        self.show()
+        self.refresh()
         kept = self.ui.presetComboBox.findData(setting("Preset", "auto"))
         self.ui.presetComboBox.setCurrentIndex(max(0, kept))
 
