@@ -17,6 +17,7 @@ pytest.importorskip("PySide6", reason="the panel needs Qt: pip install -e .[dev]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import slicer_env
 
+pytestmark = pytest.mark.slow
 STRUCTURES = {"anterior": 1, "posterior": 2}
 CASES = ("001", "003", "007", "011")  # no two of one subject
 
