@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError
 
@@ -48,8 +49,41 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cuda.is_bf16_supported()) if device.type == "cuda" else cpu_has_bfloat16()
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def autocast(device: torch.device) -> Iterator[None]:
     """bfloat16 autocast where the processor has it, else a context that does nothing."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+    half = torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+    with half, small_convolutions_in_float32(device):
+        yield
+
+
+def small_convolutions_in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Convolutions in training whose input is smaller than their kernel along some axis leave autocast on a CPU.
+
+    The gradient of their weights is wrong in oneDNN's bfloat16 kernels (seen with PyTorch 2.13 on an AVX512-BF16
+    processor, for example a 3x3x3 kernel on an image of 2 x 4 x 4: memory that was never written; some sizes end the
+    process). Such images are the deepest of a pyramid, so float32 costs nothing.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    if device.type != "cpu":
+        return nullcontext()
+
+    class SmallConvolutionsInFloat32(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func is not torch.conv3d or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
+                return func(*args, **kwargs)
+            image, weight = args[0], args[1]
+            if all(size >= kernel for size, kernel in zip(image.shape[2:], weight.shape[2:], strict=True)):
+                return func(*args, **kwargs)
+            with torch.autocast("cpu", enabled=False):
+                exact: list[Any] = [each.float() if isinstance(each, torch.Tensor) else each for each in args]
+                return torch.conv3d(*exact, **kwargs).to(torch.bfloat16)
+
+    return SmallConvolutionsInFloat32()

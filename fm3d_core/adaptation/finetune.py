@@ -106,6 +106,8 @@ def train(
         FM3DError: a mistake in settings or weights.
         Stopped: ``should_stop`` said so; nothing is kept.
     """
+    import torch
+
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.closed_form import can_be_solved, linear_part, solve_head
     from fm3d_core.adaptation.trainer import Budget, optimise
@@ -137,17 +139,19 @@ def train(
             on_stage(linear_head(card, network, watch.elapsed))
     if start is not None:
         go_on_from(start, network, task, settings.head, linear=method.linear_head)
-    record = optimise(
-        source,
-        network.parameters(),
-        task.loss(),
-        Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock, settings.until_plateau),
-        learning_rate=settings.learning_rate or method.learning_rate,
-        device=device,
-        progress=progress,
-        should_stop=should_stop,
-        after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # of modules that only train: dropout, stochastic depth
+        record = optimise(
+            source,
+            network.parameters(),
+            task.loss(),
+            Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock, settings.until_plateau),
+            learning_rate=settings.learning_rate or method.learning_rate,
+            device=device,
+            progress=progress,
+            should_stop=should_stop,
+            after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
+        )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
     card = replace(card, training=training, stage="final")
     if record.plateau:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fm3d_core.devices import small_convolutions_in_float32
 from fm3d_core.errors import CaseError, SettingsError
 from fm3d_core.files import atomic_file
 from fm3d_core.pretraining.checkpoints import Checkpoint, Checkpoints
@@ -180,7 +181,8 @@ class _Run:
             # after the loader, which draws a number of its own when it starts
             torch.manual_seed(_stream(self.place.seed, self.step, index, self.place.rank))
             with self.fabric.no_backward_sync(self.module, enabled=index < rounds - 1):
-                these = self.module(Carried(batch))
+                with small_convolutions_in_float32(self.fabric.device):
+                    these = self.module(Carried(batch))
                 self.fabric.backward(torch.stack(list(these.values())).sum() / rounds)
             for name, value in these.items():
                 terms[name] = terms.get(name, 0.0) + value.detach().float() / rounds

@@ -10,7 +10,8 @@ def test_every_error_has_an_exit_code_and_an_http_status_of_a_users_mistake() ->
     for kind in FM3DError.__subclasses__():
         # a pretraining run that was asked to stop is no mistake: 75 says "try again later"
         assert kind.exit_code == (75 if kind.__name__ == "RunStopped" else 2)
-        assert 400 <= kind.http_status < 500 or kind is StorageError
+        if kind.__module__.startswith("fm3d_core"):  # others may say that a third machine failed (502)
+            assert 400 <= kind.http_status < 500 or kind is StorageError
 
 
 def test_a_cancelled_call_says_that_nothing_changed() -> None:

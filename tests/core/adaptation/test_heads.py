@@ -51,6 +51,16 @@ def test_a_chosen_head_trains_and_comes_back_with_the_same_answers(
     assert np.array_equal(Predictor(adapter).segment(volume), Predictor(again).segment(volume))
 
 
+def test_stochastic_depth_is_drawn_from_the_seed(synthetic_cases: list[LabeledCase], task: SegmentationTask) -> None:
+    settings = FinetuneSettings(method="linear_probe", backbone="vit_tiny", head="vit_adapter", steps=2, device="cpu")
+    torch.manual_seed(1)
+    one = finetune(synthetic_cases[:1], task, settings)
+    torch.manual_seed(2)
+    other = finetune(synthetic_cases[:1], task, settings)
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+
+
 @pytest.mark.parametrize("method", ["full", "lora", "linear_probe"])
 def test_the_methods_decide_about_the_vit_below_a_vit_adapter(method: str) -> None:
     backbone = create_backbone(BackboneSpec("vit_tiny"))
