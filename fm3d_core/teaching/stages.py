@@ -24,7 +24,7 @@ from fm3d_core.teaching.direct import measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
 from fm3d_core.teaching.probe import ProbeStage
 from fm3d_core.teaching.taught import Taught, TaughtVersion, VersionCallback, ignore_version
-from fm3d_core.teaching.verdict import verdict
+from fm3d_core.teaching.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase, StoredAdapter
@@ -159,7 +159,7 @@ class _Lesson:
         settings: FinetuneSettings,
         share: float,
     ) -> None:
-        """Measure a version that has landed, and judge again; if it is worse, the earlier one comes back."""
+        """Measure a version that has landed, and judge again: the better of it and the earlier one becomes active."""
         from fm3d_core.evaluation.cross_validation import SHARE, cross_validate_set, groups_of
 
         expected = cross_validate_set(
@@ -179,14 +179,20 @@ class _Lesson:
         if earlier is None:
             self._tell(replace(kept, stored=stored))
             return
-        unseen = self._on_unseen(earlier, data)
-        judged = verdict(stored.card, earlier.card, unseen=unseen, name="earlier")
-        if judged.activate or not stored.active:
-            self._tell(replace(kept, stored=stored, why=judged.why))
+        judged = verdict(stored.card, earlier.card, unseen=self._on_unseen(earlier, data), name="earlier")
+        self._follow(judged, replace(kept, stored=stored), earlier)
+
+    def _follow(self, judged: Verdict, kept: TaughtVersion, earlier: StoredAdapter) -> None:
+        """Activate the better of two versions, unless somebody has meanwhile chosen another one."""
+        active = self.store.active()
+        if judged.activate and active is not None and active.version == earlier.version:
+            kept = replace(kept, stored=self.store.activate(kept.version))
+        if judged.activate or not kept.active:
+            self._tell(replace(kept, why=judged.why))
             return
         back = self.store.activate(earlier.version)
         why = f"{judged.why}; version {back.version} is active again"
-        self._tell(replace(kept, stored=replace(stored, active=False), why=why))
+        self._tell(replace(kept, stored=replace(kept.stored, active=False), why=why))
         if back.version in self.versions:
             why = f"active again: version {kept.version} is not better on held-out volumes"
             self._tell(replace(self.versions[back.version], stored=back, why=why))
@@ -194,6 +200,8 @@ class _Lesson:
     def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
         """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""
         learned = {case.voxels_sha256 for case in earlier.card.cases}
+        if not learned:  # it was not trained, and what was measured of it stands in its card
+            return {}
         new = [case for case in data.loaded if case.voxels_sha256 not in learned]
         if not new or set(earlier.card.task.labels) != set(data.task.labels) or "" in learned:
             return {}
