@@ -59,6 +59,7 @@ def _commands() -> Any:
     from fm3d_core.cli.pretrain import Pretrain
     from fm3d_core.cli.segment import Segment
     from fm3d_core.cli.serve import ServeSettings
+    from fm3d_core.cli.visualize import Visualize
     from fm3d_core.cli.weights import Weights
 
     commands = {
@@ -71,6 +72,7 @@ def _commands() -> Any:
         "segment": Segment,
         "evaluate": Evaluate,
         "compare": Compare,
+        "visualize": Visualize,
         "adapters": Adapters,
         "methods": Methods,
         "weights": Weights,

@@ -1,15 +1,16 @@
-"""Looking into a network: its features as colours, and what the class token of a transformer attends to."""
+"""Looking into a network: its features as colours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.devices import autocast
-from fm3d_core.errors import AdapterError, Stopped
+from fm3d_core.errors import Stopped
 from fm3d_core.inference.frozen_features import windows_of
 from fm3d_core.inference.sliding_window import sliding_window_scores
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
@@ -25,12 +26,15 @@ COARSE = 4  # voxels of the prepared image per sample of a pyramid's features
 SAMPLES = 20_000  # feature vectors that the components are found from
 TAILS = (1.0, 99.0)  # percentiles of a component that become 0 and 255
 EMPTY = -0.95  # of the prepared image: darker is background, and stays black
+FEWEST = 10  # feature vectors that components are found from; with fewer, those of the background count too
+Background = Literal["empty", "first_component"]
 
 
 def feature_colours(
     predictor: Predictor,
     volume: Volume,
     *,
+    background: Background = "empty",
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
 ) -> npt.NDArray[np.uint8]:
@@ -43,11 +47,14 @@ def feature_colours(
     Args:
         predictor: of an adapter.
         volume: to look at.
+        background: what stays black: where the image is empty, or, as DINOv2 has it, what the first component of all
+            features tells from the rest (Otsu's threshold; the darker side); the colours are then components of the
+            other features.
         progress: receives the stages "computing features" and "segmenting".
         should_stop: asked at every window.
 
     Returns:
-        (X, Y, Z, 3) uint8 on the volume's RAS grid, black where the image is empty.
+        (X, Y, Z, 3) uint8 on the volume's RAS grid.
 
     Raises:
         SettingsError: the task is for images of several channels.
@@ -55,13 +62,23 @@ def feature_colours(
     """
     import torch
 
-    prepared = _prepared(predictor, volume)
+    prepared = prepared_for(predictor, volume)
     filled = (prepared.image > EMPTY).any(dim=0)
-    vectors = _sampled(predictor, prepared, filled, progress, should_stop)
-    projection = _Projection(predictor.network, *_components(vectors))
-    components = _slid(projection, predictor, prepared, progress, should_stop)
+    sampled = _sampled(predictor, prepared, filled, progress, should_stop)
+    if background == "first_component":
+        first, threshold, vectors = _foreground(sampled)
+        mean, components = _components(vectors)
+        projection = _Projection(predictor.network, mean, torch.cat([first, components], dim=1))
+        masking, *shown = slid(projection, predictor, prepared, progress, should_stop)
+        filled = masking > threshold - float(mean @ first)
+    else:
+        of_image = sampled.vectors[sampled.filled]
+        vectors = of_image if len(of_image) >= FEWEST else sampled.vectors
+        shown = list(
+            slid(_Projection(predictor.network, *_components(vectors)), predictor, prepared, progress, should_stop)
+        )
     colours = []
-    for component in components:
+    for component in shown:
         inside = component[filled] if bool(filled.any()) else component.flatten()
         low, high = np.percentile(inside.numpy(), TAILS)
         scaled = ((component - low) / max(high - low, 1e-6)).clamp(0, 1)
@@ -69,33 +86,19 @@ def feature_colours(
     return np.stack(colours, axis=-1).round().astype(np.uint8)
 
 
-def attention_map(
-    predictor: Predictor,
-    volume: Volume,
-    *,
-    progress: ProgressCallback = ignore_progress,
-    should_stop: ShouldStop = never_stop,
-) -> npt.NDArray[np.float32]:
-    """What the class token of the last block attends to, mean over the heads (as in Caron et al. 2021, DINO).
+@dataclass(frozen=True)
+class _Sampled:
+    """Feature vectors from all over a volume.
 
-    Args:
-        predictor, volume, progress, should_stop: as for :func:`feature_colours`.
-
-    Returns:
-        (X, Y, Z) float32 on the volume's RAS grid; 1 is what a patch gets if all get the same.
-
-    Raises:
-        AdapterError: the backbone has no class token, and so no such attention.
-        Stopped: ``should_stop`` said so.
+    Attributes:
+        vectors: (n, C).
+        filled: (n,) bool, whether the image is not empty there.
+        brightness: (n,) of the image there.
     """
-    if not hasattr(predictor.network.backbone, "last_attention"):
-        raise AdapterError(
-            f"the backbone {predictor.card.backbone.preset} is no transformer with a class token",
-            remedy="Look at its features instead, or train with a ViT",
-        )
-    prepared = _prepared(predictor, volume)
-    (found,) = _slid(_Attention(predictor.network), predictor, prepared, progress, should_stop)
-    return prepared.restore_map(found)
+
+    vectors: torch.Tensor
+    filled: torch.Tensor
+    brightness: torch.Tensor
 
 
 class _Projection:
@@ -111,26 +114,10 @@ class _Projection:
         features = _joined(self._network, padded, spacing)
         centred = features - self._mean.to(features)[:, None, None, None]
         found = torch.einsum("bcxyz,ck->bkxyz", centred, self._components.to(features))
-        return _at_size(found, padded.shape[-3:], windows.shape[-3:])
+        return at_size(found, padded.shape[-3:], windows.shape[-3:])
 
 
-class _Attention:
-    """A network whose score is the class token's attention."""
-
-    def __init__(self, network: DenseNetwork) -> None:
-        self._network = network
-
-    def __call__(self, windows: torch.Tensor, spacing: Any = None) -> torch.Tensor:
-        padded = self._network.prepare(windows)
-        backbone: Any = self._network.backbone
-        weights = backbone.last_attention(padded, spacing).float()
-        of_patches = weights[:, :, 0, backbone.leading_tokens :].mean(dim=1)
-        share = of_patches * of_patches.shape[1] / of_patches.sum(dim=1, keepdim=True)
-        grid = backbone.grid_of(padded)
-        return _at_size(share.unflatten(1, grid)[:, None], padded.shape[-3:], windows.shape[-3:])
-
-
-def _prepared(predictor: Predictor, volume: Volume) -> PreparedVolume:
+def prepared_for(predictor: Predictor, volume: Volume) -> PreparedVolume:
     preprocessing = predictor.card.task.preprocessing
     assert preprocessing is not None  # an adapter's task always has one
     prepared = preprocessing.prepare(volume)
@@ -138,7 +125,7 @@ def _prepared(predictor: Predictor, volume: Volume) -> PreparedVolume:
     return prepared
 
 
-def _slid(
+def slid(
     scorer: Any, predictor: Predictor, prepared: PreparedVolume, progress: ProgressCallback, should_stop: ShouldStop
 ) -> torch.Tensor:
     """(K, X', Y', Z') of a scorer, by the one sliding window."""
@@ -159,17 +146,16 @@ def _sampled(
     filled: torch.Tensor,
     progress: ProgressCallback,
     should_stop: ShouldStop,
-) -> torch.Tensor:
-    """Feature vectors (n, C) from all over the volume, of what is not empty if there is any."""
+) -> _Sampled:
+    """Feature vectors of every window, as many of what is filled as of all."""
     import torch
-    from torch.nn.functional import adaptive_max_pool3d
+    from torch.nn.functional import adaptive_avg_pool3d, adaptive_max_pool3d
 
     x, y, z = prepared.image.shape[-3:]
     boxes = list(windows_of((x, y, z), predictor.card.window))
     generator = torch.Generator().manual_seed(0)
     clock = StageClock("computing features", len(boxes), progress)
-    found: list[torch.Tensor] = []
-    spare: list[torch.Tensor] = []
+    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for done, box in enumerate(boxes):
         if should_stop():
             raise Stopped("The look at the features")
@@ -177,15 +163,41 @@ def _sampled(
         with torch.inference_mode(), autocast(predictor.device):
             padded = predictor.network.prepare(prepared.image[(slice(None), *box)][None].to(predictor.device))
             features = _joined(predictor.network, padded, prepared.spacing)[0].float().cpu()
-        vectors = features.flatten(1).T
-        inside = _padded_to(filled[box].float(), padded.shape[-3:])
-        shown = adaptive_max_pool3d(inside[None, None], features.shape[-3:]).flatten() > 0
-        for part, kept in ((vectors[shown], found), (vectors, spare)):
-            order = torch.randperm(len(part), generator=generator)[: max(SAMPLES // len(boxes), 200)]
-            kept.append(part[order])
+        vectors, (gx, gy, gz) = features.flatten(1).T, features.shape[-3:]
+        shown = (
+            adaptive_max_pool3d(_padded_to(filled[box].float(), padded.shape[-3:])[None, None], (gx, gy, gz)).flatten()
+            > 0
+        )
+        brightness = adaptive_avg_pool3d(padded.float().mean(dim=1, keepdim=True), (gx, gy, gz)).flatten().cpu()
+        most = max(SAMPLES // len(boxes), 200)
+        every = torch.arange(len(vectors))
+        taken = torch.cat(
+            [part[torch.randperm(len(part), generator=generator)[:most]] for part in (every[shown], every[~shown])]
+        )
+        found.append((vectors[taken], shown[taken], brightness[taken]))
     clock.report(len(boxes))
-    of_image = torch.cat(found)
-    return of_image if len(of_image) >= 10 else torch.cat(spare)
+    vectors, shown, brightness = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _Sampled(vectors, shown, brightness)
+
+
+def _foreground(sampled: _Sampled) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """The first component (C, 1), the projection on it above which is foreground, and the vectors there (m, C).
+
+    The component's sign is that with which it rises with brightness.
+    """
+    import SimpleITK as sitk
+    import torch
+
+    _, components = _components(sampled.vectors)
+    first = components[:, :1]
+    scores = (sampled.vectors @ first).flatten()
+    rises = torch.dot(scores - scores.mean(), sampled.brightness - sampled.brightness.mean()) >= 0
+    first, scores = (first, scores) if rises else (-first, -scores)
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(sitk.GetImageFromArray(scores.numpy()[None]))
+    threshold = float(otsu.GetThreshold())
+    vectors = sampled.vectors[scores > threshold]
+    return (first, threshold, vectors) if len(vectors) >= FEWEST else (first, -np.inf, sampled.vectors)
 
 
 def _joined(network: DenseNetwork, padded: torch.Tensor, spacing: Any) -> torch.Tensor:
@@ -226,7 +238,7 @@ def _padded_to(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return pad(mask, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
-def _at_size(coarse: torch.Tensor, padded: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+def at_size(coarse: torch.Tensor, padded: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """A coarse map of a padded window at each voxel of the window."""
     from torch.nn.functional import interpolate
 

@@ -62,7 +62,8 @@ class InsightInfer(ServedInfer):
 
 def _look(kind: str, predictor: Predictor, asked: Asked) -> Callable[[Path], Any]:
     """What was asked for, as a writer of its file."""
-    from fm3d_core.inference.insight import attention_map, feature_colours
+    from fm3d_core.inference.attention import attention_map
+    from fm3d_core.inference.insight import feature_colours
     from fm3d_core.volumes import write_colours, write_map
 
     volume = asked.image.volume

@@ -11,7 +11,8 @@ import pytest
 from fm3d_core.adaptation import FinetuneSettings, untrained_adapter
 from fm3d_core.errors import AdapterError, Stopped, VolumeError
 from fm3d_core.inference import Predictor
-from fm3d_core.inference.insight import attention_map, feature_colours
+from fm3d_core.inference.attention import attention_map, attention_of_heads
+from fm3d_core.inference.insight import feature_colours
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import Preprocessing, Volume, read_volume, write_colours
 
@@ -64,10 +65,31 @@ def test_attention_of_a_transformer_is_a_share_and_other_networks_say_that_they_
         attention_map(predictor_of(None), volume)
 
 
+def test_the_mean_of_the_heads_is_the_map_of_all_and_heads_differ(volume: Volume) -> None:
+    predictor = predictor_of("vit_tiny")
+    heads = attention_of_heads(predictor, volume)
+    assert heads.shape == (3, *volume.shape)
+    np.testing.assert_allclose(heads.mean(axis=0), attention_map(predictor, volume), atol=0.02)
+    assert np.abs(heads[0] - heads[1]).max() > 1e-3
+
+
+def test_the_first_component_tells_foreground_from_background(volume: Volume) -> None:
+    """A background that is not empty: only its features tell it from the rest."""
+    noise = np.random.default_rng(0).normal(60, 10, volume.shape).astype(np.float32)
+    filled = Volume(np.where(volume.array > 0, volume.array, noise), volume.affine, volume.source)
+    predictor = predictor_of(None)
+    black = (feature_colours(predictor, filled, background="first_component") == 0).all(axis=-1)
+    bright = volume.array >= 400
+    assert black[volume.array == 0].mean() > 0.7 and black[bright].mean() < 0.1
+    kept = (feature_colours(predictor, filled) == 0).all(axis=-1)
+    assert kept[volume.array == 0].mean() < 0.5
+
+
 def test_a_constant_and_a_tiny_volume_are_no_obstacle() -> None:
     for array in (np.full((20, 20, 20), 7, np.float32), np.random.default_rng(0).random((4, 5, 7), np.float32)):
         volume = Volume.from_array(array, np.eye(4), Path("small.nii.gz"))
-        assert feature_colours(predictor_of(None), volume).shape == (*array.shape, 3)
+        for background in ("empty", "first_component"):
+            assert feature_colours(predictor_of(None), volume, background=background).shape == (*array.shape, 3)
 
 
 def test_it_can_be_stopped(volume: Volume) -> None:
