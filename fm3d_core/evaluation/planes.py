@@ -16,7 +16,7 @@ from fm3d_core.files import atomic_file
 PLANES = ("axial", "coronal", "sagittal")
 _PANEL_INCHES, _DOTS_PER_INCH, _LONG = 2.4, 100, 5  # more panels than this stand in two columns
 _LOW, _HIGH = 0.5, 99.5  # percentiles that are black and white
-_STRONGEST = 99.5  # percentile of a map that is shown as its strongest colour
+_WEAKEST, _STRONGEST = 5.0, 99.5  # percentiles of a map that are transparent and its strongest colour
 _OPACITY = 0.75
 
 
@@ -135,6 +135,7 @@ def _draw_plane(
         return
     axis.imshow(plane_of(image, plane, position), cmap="gray", vmin=range_[0], vmax=range_[1], extent=extent)
     if panel.values is not None:
-        strongest = max(float(np.percentile(panel.values, _STRONGEST)), 1e-12)
-        shown = np.clip(plane_of(panel.values, plane, position) / strongest, 0, 1)
+        weakest, strongest = (float(end) for end in np.percentile(panel.values, (_WEAKEST, _STRONGEST)))
+        shown = (plane_of(panel.values, plane, position) - weakest) / max(strongest - weakest, 1e-12)
+        shown = np.clip(shown, 0, 1)
         axis.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=shown * _OPACITY, extent=extent)
