@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,35 @@ class FoldedChannels(nn.Module):
             spacing = fold_spacing(spacing, self.input_channels)
         maps = self.backbone.features(folded, spacing=spacing) if self.needs_spacing else self.backbone.features(folded)
         return [unfold_channels(of_all, self.input_channels) for of_all in maps]
+
+    @property
+    def width(self) -> int:
+        """Of a ViT's tokens, those of all channels side by side."""
+        return self.input_channels * int(self.backbone.width)
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """Those of a ViT."""
+        return tuple(self.backbone.feature_layers)
+
+    def grid_of(self, image: torch.Tensor) -> Size:
+        """A ViT's patches along each axis of ``image``."""
+        grid: Size = self.backbone.grid_of(fold_channels(image))
+        return grid
+
+    def intermediate_layers(
+        self, image: torch.Tensor, layers: int | Sequence[int], spacing: Spacing | None = None
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A ViT's class token (B, channels * C) and patch tokens (B, N, channels * C) of the last ``layers`` blocks."""
+        spaced: dict[str, Any] = {}
+        if self.needs_spacing and spacing is not None:
+            spaced["spacing"] = fold_spacing(spacing, self.input_channels)
+        found = []
+        for cls, patches in self.backbone.intermediate_layers(fold_channels(image), layers, **spaced):
+            of_all = patches.unflatten(0, (-1, self.input_channels))  # (B, channels, N, C)
+            side_by_side = of_all.transpose(1, 2).flatten(2)
+            found.append((cls.unflatten(0, (-1, self.input_channels)).flatten(1), side_by_side))
+        return found
 
     def lora_targets(self) -> list[str]:
         """Those of the backbone."""

@@ -43,6 +43,19 @@ class DenseNetwork(nn.Module):
         x, y, z = owner.size_multiple  # type: ignore[misc]
         return x, y, z
 
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of each map that the head takes."""
+        return tuple(self.backbone.feature_channels)
+
+    @property
+    def adapted_map(self) -> int:
+        """The map that a :class:`fm3d_core.models.heads.AdaptedHead` changes.
+
+        The finest of a pyramid, as FSEFT has it; of a ViT's maps, all alike in size, the deepest.
+        """
+        return 0 if self.backbone.kind == "pyramid" else len(self.backbone.feature_channels) - 1
+
     def forward(self, image: torch.Tensor, spacing: Spacing | None = None) -> torch.Tensor:
         """Scores (B, classes, X, Y, Z).
 

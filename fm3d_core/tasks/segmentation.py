@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.tasks.dense_heads import dense_head
+from fm3d_core.tasks.task import check_channels
 from fm3d_core.volumes import IGNORED, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fm3d_core.models.backbone import Backbone
+    from fm3d_core.models.network import DenseNetwork
     from fm3d_core.tasks.segmentation_loss import SegmentationLoss
-
-
-HEADS = ("auto", "linear", "light", "unetr", "vit_adapter")
-_UNETR_PATCH = (16, 16, 16)
-
-
-def check_head(name: str) -> None:
-    """Raise SettingsError unless ``name`` is one of :data:`HEADS`."""
-    if name not in HEADS:
-        raise SettingsError(f"unknown head '{name}'", remedy=f"Choose one of: {', '.join(HEADS)}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,8 @@ class SegmentationTask:
     preprocessing: Preprocessing | None = None
     channels: int = 1
     kind: ClassVar[str] = "segmentation"
+    whole_volume: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(str(name).strip() for name in self.labels))
@@ -65,13 +60,18 @@ class SegmentationTask:
         """Structure name -> voxel value."""
         return {name: index for index, name in enumerate(self.labels, start=1)}
 
+    @property
+    def drawn(self) -> dict[str, int]:
+        """Structure name -> voxel value in a label file that says nothing else."""
+        return self.values
+
     def check_channels(self, channels: int) -> None:
         """Raise SettingsError unless a volume of so many ``channels`` is what the task is for."""
-        if channels != self.channels:
-            raise SettingsError(
-                f"the task is for images of {self.channels} channels, this volume has {channels}",
-                remedy="Set channels in the task to that of the volumes; files of several channels cannot be read yet",
-            )
+        check_channels(self.channels, channels)
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> SegmentationTask:
+        """The same task with this preprocessing."""
+        return replace(self, preprocessing=preprocessing)
 
     def build_head(self, backbone: Backbone, head: str = "auto", *, linear: bool = False) -> nn.Module:
         """The head for a backbone.
@@ -85,35 +85,13 @@ class SegmentationTask:
         Raises:
             SettingsError: unknown head, or one that does not go with this backbone.
         """
-        from fm3d_core.models.decoders import UNETRHead, ViTAdapterHead
-        from fm3d_core.models.heads import LinearHead
-        from fm3d_core.models.light_decoder import LightDecoder
+        return dense_head(backbone, self.classes, head, linear=linear)
 
-        check_head(head)
-        width, patch = backbone.feature_channels[0], backbone.feature_strides[0]
-        if head == "auto":
-            head = "linear" if backbone.kind == "pyramid" or linear else "unetr" if patch == _UNETR_PATCH else "light"
-        if head == "linear":
-            return LinearHead(backbone.feature_channels, self.classes)
-        if backbone.kind == "pyramid":
-            raise SettingsError(
-                f"the head {head} decodes the tokens of a ViT, but this backbone is a {type(backbone).__name__}",
-                remedy="Choose head linear or auto, or a ViT as backbone",
-            )
-        if head == "light":
-            return LightDecoder(width, self.classes, patch, backbone.input_channels)
-        if head == "unetr":
-            if patch != _UNETR_PATCH:
-                raise SettingsError(
-                    f"the head unetr needs patches of 16 x 16 x 16 voxels, this backbone's are {patch}",
-                    remedy="Choose head light, vit_adapter, linear or auto",
-                )
-            folded = int(getattr(backbone, "folded_channels", 1))
-            return UNETRHead(width // folded, self.classes, patch, backbone.input_channels, folded)
-        try:
-            return ViTAdapterHead(backbone, self.classes)
-        except ValueError as error:
-            raise SettingsError(str(error), remedy="Choose head unetr, light, linear or auto") from error
+    def build_network(self, backbone: Backbone, head: str = "auto", *, linear: bool = False) -> DenseNetwork:
+        """Backbone and head; see :meth:`fm3d_core.tasks.Task.build_network`."""
+        from fm3d_core.models.network import DenseNetwork
+
+        return DenseNetwork(backbone, self.build_head(backbone, head, linear=linear))
 
     def loss(self) -> SegmentationLoss:
         """Dice plus cross-entropy of scores (B, classes, X, Y, Z) and a label map (B, 1, X, Y, Z)."""

@@ -1,95 +1,122 @@
-"""Discrete-time survival: the time axis is cut into bins, a model scores the hazard of each.
-
-Zadeh and Schmid 2021 (loss and its weight alpha), Gensheimer and Narasimhan 2019 (discrete hazards). With scores x_j
-the hazard of an event in bin j, given survival until then, is h_j = sigmoid(x_j); survival beyond bin j is
-S_j = prod_{i <= j} (1 - h_i). All is computed from log h = logsigmoid(x) and log(1 - h) = logsigmoid(-x), which stay
-finite for any score.
-"""
+"""Survival: when an event will come, from cases of which some left before it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fm3d_core.errors import SettingsError
+from fm3d_core.errors import CaseError, SettingsError
+from fm3d_core.tasks.whole_volume import Target, WholeVolumeTask, number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
+    from typing_extensions import Self
 
-    Times = Sequence[float] | NDArray[np.floating[Any]]
-
-
-def survival_loss(
-    scores: torch.Tensor, bins: torch.Tensor, censored: torch.Tensor | None = None, *, alpha: float = 0.0
-) -> torch.Tensor:
-    """Mean negative log-likelihood of hazards.
-
-    With an event in bin y the likelihood is S_{y-1} h_y; censored in bin y it is S_y.
-
-    Args:
-        scores: (B, bins).
-        bins: (B,) bin of the event or of the last observation.
-        censored: (B,) 1 where no event was seen; None: all events were (FLARE 2025's UPenn-GBM recipe).
-        alpha: share by which censored cases count less, 0 to 1.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    scores = scores.float()
-    at = bins.long()[:, None]
-    log_beyond = F.logsigmoid(-scores).cumsum(dim=1)  # log S_j
-    log_before = F.pad(log_beyond, (1, 0)).gather(1, at).flatten()  # log S_{y-1}, S_{-1} = 1
-    log_hazard = F.logsigmoid(scores).gather(1, at).flatten()
-    unseen = torch.zeros_like(log_hazard) if censored is None else censored.to(log_hazard)
-    seen = -(1 - unseen) * (log_before + log_hazard)
-    return (seen - (1 - alpha) * unseen * log_beyond.gather(1, at).flatten()).mean()
+    from fm3d_core.tasks.whole_volume import Numbers
 
 
-def survival_curve(scores: torch.Tensor) -> torch.Tensor:
-    """Probability of surviving beyond each bin (B, bins), falling along the bins."""
-    from torch.nn import functional as F
+@dataclass(frozen=True)
+class SurvivalTask(WholeVolumeTask):
+    """The hazard of an event in each of several stretches of time; see :mod:`fm3d_core.tasks.hazards`.
 
-    return F.logsigmoid(-scores.float()).cumsum(dim=1).exp()
-
-
-def survival_risk(scores: torch.Tensor) -> torch.Tensor:
-    """Risk (B,): minus the sum of the survival curve, so a higher risk is an earlier event; for the C-index."""
-    return -survival_curve(scores).sum(dim=1)
-
-
-def quantile_bin_edges(times: Times, bins: int, *, censored: Times | None = None) -> NDArray[np.float64]:
-    """Edges (bins + 1,) float64 that put equally many events into each bin; from training cases only.
-
-    The outer edges lie 1e-6 beyond the smallest and the largest time of all cases.
-
-    Args:
-        times: of event or last observation, in any one unit.
-        bins: number of bins.
-        censored: cases that do not count for the inner edges; None: all count.
+    Attributes:
+        bins: stretches of time, with equally many events of the training cases in each.
+        time_column: of a data list with the time of the event or of the last observation.
+        event_column: with 1 if the event was seen, 0 if the case was lost from sight before; None: all were seen.
+        time_unit: for the reader.
+        alpha: share by which cases lost from sight count less, 0 to 1.
+        edges: (bins + 1,) of the bins; None until training finds them.
 
     Raises:
-        SettingsError: fewer distinct event times than bins, or a time that is not finite.
+        SettingsError: an impossible value.
     """
+
+    bins: int = 3
+    time_column: str = "time"
+    event_column: str | None = "event"
+    time_unit: str = "days"
+    alpha: float = 0.0
+    edges: tuple[float, ...] | None = None
+    kind: ClassVar[str] = "survival"
+    selected_by: ClassVar[tuple[str, ...]] = ("c_index",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bins < 2 or not 0 <= self.alpha <= 1:
+            raise SettingsError(f"bins is {self.bins}, alpha {self.alpha}", remedy="Give 2 or more; 0 to 1")
+        if self.edges is not None and (len(self.edges) != self.bins + 1 or sorted(set(self.edges)) != list(self.edges)):
+            raise SettingsError(f"edges are {self.edges}", remedy=f"Give {self.bins + 1} rising times")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What is told."""
+        return ("risk",)
+
+    @property
+    def classes(self) -> int:
+        """One hazard per bin."""
+        return self.bins
+
+    def read_target(self, fields: Mapping[str, Any]) -> Target:
+        """Time, and 1 if the event was seen, else 0."""
+        time = number_in(fields, self.time_column)
+        if time < 0:
+            raise CaseError(f"{self.time_column} is {time:g}", remedy="Times count from the image, from 0 on")
+        event = 1.0 if self.event_column is None else number_in(fields, self.event_column)
+        if event not in (0.0, 1.0):
+            raise CaseError(
+                f"{self.event_column} is {event:g}", remedy="Write 1 if the event was seen, 0 if it was not yet"
+            )
+        return time, event
+
+    def fit(self, targets: Sequence[Target]) -> Self:
+        """With the edges of the bins: quantiles of the times at which an event was seen."""
+        from fm3d_core.tasks.hazards import quantile_bin_edges
+
+        censored = [1.0 - event for _, event in targets]
+        edges = quantile_bin_edges([time for time, _ in targets], self.bins, censored=censored)
+        return replace(self, edges=tuple(float(edge) for edge in edges))
+
+    def loss(self) -> Callable[..., torch.Tensor]:
+        """Negative log-likelihood of the hazards."""
+        return partial(_likelihood, edges=self._known_edges, alpha=self.alpha)
+
+    def activate(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probability of surviving beyond each bin."""
+        from fm3d_core.tasks.hazards import survival_curve
+
+        return survival_curve(scores)
+
+    def describe(self, activated: Sequence[float]) -> dict[str, Any]:
+        """Risk (minus the sum of the survival curve: higher is earlier), and the curve at the end of each bin."""
+        ends = self._known_edges[1:]
+        curve = [
+            {"time": round(end, 3), "probability": round(float(p), 5)} for end, p in zip(ends, activated, strict=True)
+        ]
+        return {"risk": round(-float(sum(activated)), 5), "survival": curve, "unit": self.time_unit}
+
+    def measure(self, activated: Numbers, targets: Numbers) -> dict[str, float]:
+        """Harrell's concordance index of the risk."""
+        from fm3d_core.tasks.metrics import concordance_index
+
+        return {"c_index": concordance_index(-activated.sum(1), targets[:, 0], targets[:, 1] > 0)}
+
+    @property
+    def _known_edges(self) -> tuple[float, ...]:
+        return self.edges if self.edges is not None else tuple(float(index) for index in range(self.bins + 1))
+
+
+def _likelihood(
+    scores: torch.Tensor, target: torch.Tensor, annotated: None = None, *, edges: Sequence[float], alpha: float
+) -> torch.Tensor:
     import numpy as np
+    import torch
 
-    values = np.asarray(times, dtype=np.float64)
-    events = values if censored is None else values[~np.asarray(censored).astype(bool)]
-    remedy = "Check the times of the training cases, or use fewer bins"
-    if bins < 1 or not len(events) or not np.isfinite(values).all():
-        raise SettingsError(f"cannot cut {len(events)} survival times into {bins} bins", remedy=remedy)
-    edges = np.quantile(events, np.linspace(0, 1, bins + 1))
-    edges[0], edges[-1] = values.min() - 1e-6, values.max() + 1e-6
-    if (np.diff(edges) <= 0).any():
-        raise SettingsError(f"too many equal survival times for {bins} bins", remedy=remedy)
-    return edges
+    from fm3d_core.tasks.hazards import survival_loss, time_bins
 
-
-def time_bins(times: Times, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin (n,) int64 of each time; bins include their left edge, times beyond the outer edges go to the outer bins."""
-    import numpy as np
-
-    inner = np.asarray(edges, dtype=np.float64)[1:-1]
-    return np.searchsorted(inner, np.asarray(times, dtype=np.float64), side="right").astype(np.int64)
+    bins = torch.from_numpy(time_bins(target[:, 0].cpu().numpy(), np.asarray(edges))).to(scores.device)
+    return survival_loss(scores, bins, 1 - target[:, 1].to(scores.device), alpha=alpha)

@@ -102,6 +102,8 @@ def _is_network_code(module: str) -> bool:
             "pretraining.store_dataset",
             "pretraining.training_state",
             "tasks.dice_cross_entropy",
+            "tasks.joint_loss",
+            "tasks.regions_loss",
             "tasks.segmentation_loss",
         )
     )

@@ -43,11 +43,9 @@ class FeatureAdapter:
                 f"method '{self.name}' works on finished features, but this head runs the backbone itself",
                 remedy="Choose method lora, or head linear",
             )
-        backbone = network.backbone
-        # the finest map of a pyramid, as FSEFT has it; of a ViT's maps, all alike in size, the deepest
-        index = 0 if backbone.kind == "pyramid" else len(backbone.feature_channels) - 1
-        network.head = AdaptedHead(network.head, backbone.feature_channels[index], index, self.kernel_size)
-        backbone.requires_grad_(False)
+        index = network.adapted_map
+        network.head = AdaptedHead(network.head, network.map_channels[index], index, self.kernel_size)
+        network.backbone.requires_grad_(False)
         network.head.requires_grad_(True)
 
 

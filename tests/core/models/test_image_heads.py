@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fm3d_core.models.channels import FoldedChannels
 from fm3d_core.models.heads import LinearHead
-from fm3d_core.models.image_heads import ImageNetwork, JointNetwork, pooled_features, pooled_width
+from fm3d_core.models.image_heads import (
+    ImageHead,
+    ImageNetwork,
+    JointHead,
+    JointNetwork,
+    pooled_features,
+    pooled_width,
+)
 from fm3d_core.models.residual_unet import ResidualUNet
 from fm3d_core.models.vit import VisionTransformer3D
 
@@ -31,7 +39,7 @@ def test_the_vector_of_a_vit_is_its_last_class_tokens_and_the_mean_patch() -> No
 @pytest.mark.parametrize("kind", ["vit", "pyramid"])
 def test_an_image_network_takes_any_size_and_learns_to_tell_bright_from_dark(kind: str) -> None:
     backbone = _vit() if kind == "vit" else ResidualUNet(channels=(4, 8))
-    network = ImageNetwork(backbone, outputs=2).train()
+    network = ImageNetwork(backbone, ImageHead(pooled_width(backbone), 2)).train()
     names = [name for name, _ in network.head.named_parameters()]
     assert names[0] == "layers.0.weight" and network.head.layers[3].out_features == 2  # Linear, GELU, BatchNorm, Linear
     truth = torch.tensor([0, 1, 0, 1])
@@ -50,9 +58,22 @@ def test_an_image_network_takes_any_size_and_learns_to_tell_bright_from_dark(kin
 @pytest.mark.parametrize("kind", ["vit", "pyramid"])
 def test_joint_scores_are_those_of_the_two_heads_alone(kind: str) -> None:
     backbone = _vit() if kind == "vit" else ResidualUNet(channels=(4, 8))
-    network = JointNetwork(backbone, LinearHead(backbone.feature_channels, 3), outputs=5).eval()
+    head = JointHead(LinearHead(backbone.feature_channels, 3), ImageHead(pooled_width(backbone), 5))
+    network = JointNetwork(backbone, head).eval()
     image = torch.randn(2, 1, 32, 16, 18)
     with torch.no_grad():
         voxels, whole = network(image)
         assert voxels.shape == (2, 3, 32, 16, 18) and whole.shape == (2, 5)
-        torch.testing.assert_close(whole, network.image_head(pooled_features(backbone, image)), atol=1e-5, rtol=1e-4)
+        vector = pooled_features(backbone, image)[..., None, None, None]
+        torch.testing.assert_close(whole, network.head.image([vector]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_tokens_of_several_channels_lie_side_by_side() -> None:
+    folded = FoldedChannels(_vit().eval(), 2)
+    image = torch.randn(3, 2, 32, 16, 32)
+    with torch.no_grad():
+        found = pooled_features(folded, image, layers=1, mean_patch=True)
+        single = [pooled_features(folded.backbone, image[:, i : i + 1], mean_patch=True) for i in (0, 1)]
+    assert found.shape == (3, 192)
+    torch.testing.assert_close(found[:, :96], torch.cat([one[:, :48] for one in single], 1))
+    torch.testing.assert_close(found[:, 96:], torch.cat([one[:, 48:] for one in single], 1))

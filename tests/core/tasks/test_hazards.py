@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fm3d_core.errors import SettingsError
-from fm3d_core.tasks.survival import (
+from fm3d_core.tasks.hazards import (
     quantile_bin_edges,
     survival_curve,
     survival_loss,
