@@ -2,6 +2,8 @@
 
 from fm3d_core.volumes.annotation import COMPLETE, IGNORED, Annotation, map_label
 from fm3d_core.volumes.cases import Case, find_cases, is_dicom_series
+from fm3d_core.volumes.channels import read_channels
+from fm3d_core.volumes.data_list import DataList, ListedCase, read_data_list
 from fm3d_core.volumes.header import Header
 from fm3d_core.volumes.label_names import read_annotations, read_label_names
 from fm3d_core.volumes.labels import check_label
@@ -18,7 +20,9 @@ __all__ = [
     "SYNTHETIC_LABELS",
     "Annotation",
     "Case",
+    "DataList",
     "Header",
+    "ListedCase",
     "PreparedVolume",
     "Preprocessing",
     "SourceGrid",
@@ -31,6 +35,8 @@ __all__ = [
     "is_dicom_series",
     "map_label",
     "read_annotations",
+    "read_channels",
+    "read_data_list",
     "read_label",
     "read_label_names",
     "read_volume",

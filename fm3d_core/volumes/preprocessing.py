@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,12 @@ class Preprocessing:
         percentiles: these two of the volume's intensities are mapped linearly to -1 and 1, the rest is clipped
             (the 0.05 and 99.95 of the 3DINO recipes).
         window: fixed intensities for -1 and 1 in place of percentiles, in the file's units (CT: -175 to 250 HU).
-        crop_foreground: keep only the box around what is brighter than -1, with a margin of 4 voxels.
+        crop_foreground: keep only the box around what is brighter than -1 in some channel, with a margin of 4 voxels.
         input_range: what the network is given for -1 and 1; pretrained weights may have seen another range. The
             prepared image itself is in [-1, 1] whatever this says: crops, augmentation and padding count on it, and
             :class:`fm3d_core.models.network.DenseNetwork` maps it.
+        size: voxels along x, y, z that every volume is resized to, whatever its extent, in place of ``spacing``; with
+            ``crop_foreground`` the box around the foreground is.
 
     Raises:
         SettingsError: an impossible value.
@@ -43,6 +45,7 @@ class Preprocessing:
     window: tuple[float, float] | None = None
     crop_foreground: bool = True
     input_range: tuple[float, float] = (-1.0, 1.0)
+    size: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, count in (("spacing", 3), ("percentiles", 2), ("window", 2), ("input_range", 2)):
@@ -51,6 +54,13 @@ class Preprocessing:
                 object.__setattr__(self, name, _numbers(name, value, count))
         if self.spacing is not None and min(self.spacing) <= 0:
             raise SettingsError(f"spacing is {self.spacing}", remedy="Give three lengths above 0 in mm")
+        if self.size is not None:
+            object.__setattr__(self, "size", tuple(int(edge) for edge in _numbers("size", self.size, 3)))
+            if self.spacing is not None or min(self.size) < 2:
+                raise SettingsError(
+                    f"size is {self.size}, spacing {self.spacing}",
+                    remedy="Give three numbers of voxels, 2 or more, without a spacing",
+                )
         if self.percentiles is None or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise SettingsError(f"percentiles are {self.percentiles}", remedy="Give two rising numbers from 0 to 100")
         if self.window is not None and not self.window[0] < self.window[1]:
@@ -79,19 +89,42 @@ class Preprocessing:
         return cls(**values)
 
     def prepare(self, volume: Volume) -> PreparedVolume:
-        """Resample to ``spacing``, scale the intensities to [-1, 1], crop to the foreground.
+        """Resample to ``spacing`` or ``size``, scale each channel's intensities to [-1, 1], crop to the foreground.
 
         A constant volume becomes -1 everywhere and is not cropped; see :func:`refuse_constant`.
         """
         import torch
 
         shape = volume.shape
-        resampled = shape if self.spacing is None else resampled_shape(shape, volume.spacing, self.spacing)
-        image = self._scale(trilinear(torch.from_numpy(volume.array), resampled))
-        start, stop = _foreground(image) if self.crop_foreground else ((0, 0, 0), resampled)
+        channels = [torch.from_numpy(array) for array in volume.channels]
+        if self.size is not None:
+            resampled, start, stop = self._resized(channels, self.size)
+        else:
+            resampled = shape if self.spacing is None else resampled_shape(shape, volume.spacing, self.spacing)
+        image = torch.stack([self._scale(trilinear(each, resampled)) for each in channels])
+        if self.size is None:
+            start, stop = _foreground(image) if self.crop_foreground else ((0, 0, 0), resampled)
         grid = PreparedGrid(shape, resampled, start, stop)
         x, y, z = (step * old / new for step, old, new in zip(volume.spacing, shape, resampled, strict=True))
-        return PreparedVolume(image[grid.crop].contiguous()[None], (x, y, z), grid)
+        return PreparedVolume(image[(slice(None), *grid.crop)].contiguous(), (x, y, z), grid)
+
+    def _resized(self, channels: Sequence[torch.Tensor], size: Shape) -> tuple[Shape, Shape, Shape]:
+        """The whole volume's new shape, and the box of ``size`` voxels in it that holds the foreground, or all."""
+        import torch
+
+        shape = channels[0].shape
+        low, high = (0, 0, 0), (shape[0], shape[1], shape[2])
+        if self.crop_foreground:
+            low, high = _foreground(torch.stack([self._scale(each) for each in channels]))
+        scales = [edge / (last - first) for edge, first, last in zip(size, low, high, strict=True)]
+        whole, start, stop = [], [], []
+        for axis, scale in enumerate(scales):
+            length = max(round(shape[axis] * scale), size[axis])
+            begin = min(round(low[axis] * scale), length - size[axis])
+            whole.append(length)
+            start.append(begin)
+            stop.append(begin + size[axis])
+        return (whole[0], whole[1], whole[2]), (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
 
     def prepare_label(self, label: Volume, prepared: PreparedVolume, *, ignored: int | None = None) -> torch.Tensor:
         """The label map on the grid of its prepared image: (1, X', Y', Z') uint8, nearest neighbour.
@@ -133,7 +166,7 @@ class PreparedVolume:
     """What the network sees, and the way back.
 
     Attributes:
-        image: (1, X', Y', Z') float32 in [-1, 1].
+        image: (channels, X', Y', Z') float32 in [-1, 1].
         spacing: voxel size in mm; it differs a little from the one asked for, so that a whole number of voxels fills
             the volume's field of view.
         grid: where the image lies in its volume.
@@ -194,19 +227,21 @@ def refuse_constant(volume: Volume) -> None:
     Raises:
         VolumeError: all voxels have the same value.
     """
-    if volume.array.min() == volume.array.max():
+    flat = [index for index, array in enumerate(volume.channels, start=1) if array.min() == array.max()]
+    if flat:
+        where = f" of channel {flat[0]}" if volume.others else ""
         raise VolumeError(
-            f"has the same value ({volume.array.flat[0]:g}) in every voxel",
+            f"has the same value ({volume.channels[flat[0] - 1].flat[0]:g}) in every voxel{where}",
             path=volume.source.path,
             remedy="Leave this case out or export the image again",
         )
 
 
 def _foreground(image: torch.Tensor) -> tuple[Shape, Shape]:
-    """The box around what is brighter than -1, with the margin; the whole image when nothing is."""
-    foreground = image > -1.0
+    """The box around what is brighter than -1 in some channel, with the margin; the whole image when nothing is."""
+    foreground = (image > -1.0).any(dim=0)
     start, stop = [], []
-    for axis, size in enumerate(image.shape):
+    for axis, size in enumerate(foreground.shape):
         others = tuple(other for other in range(3) if other != axis)
         found = foreground.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
         start.append(max(0, int(found[0]) - CROP_MARGIN) if found.numel() else 0)

@@ -48,11 +48,13 @@ class Volume:
         array: (X, Y, Z); float32 for images, uint8 for labels.
         affine: (4, 4) float64, voxel index -> RAS+ world in mm, of ``array``.
         source: the file's own grid.
+        others: further channels on the same grid; ``array`` is the first.
     """
 
     array: Array
     affine: Affine
     source: SourceGrid
+    others: tuple[Array, ...] = ()
 
     @classmethod
     def from_array(
@@ -83,6 +85,11 @@ class Volume:
         """Voxels along x, y, z."""
         x, y, z = self.array.shape
         return x, y, z
+
+    @property
+    def channels(self) -> tuple[Array, ...]:
+        """All channels, each (X, Y, Z)."""
+        return (self.array, *self.others)
 
     @property
     def name(self) -> str:
