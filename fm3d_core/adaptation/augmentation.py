@@ -21,6 +21,10 @@ class Augmentation:
     Chosen with one labelled volume and a minute of training on hippocampus, left atrium and abdominal MR volumes
     that no figure is measured on: from a single patient, the network learns other shapes from the deformations alone.
 
+    Turns are of the array, whatever its spacing. Between thick slices this cuts obliquely through many of them and
+    makes shapes that no patient has shown; turned in millimetres instead, hearts in slices of 10 mm were found less
+    well (three volumes, a minute: mean Dice 0.45 instead of 0.57 on ten other volumes).
+
     Attributes:
         rotation: largest angle about each axis, radians.
         scale: largest relative change of size along each axis.
