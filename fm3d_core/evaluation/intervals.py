@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ FEWEST_FOR_INTERVAL = 3  # a resampling of one or two values has nothing to say
 FEWEST_FOR_TEST = 6  # of five pairs even the most extreme order has p = 2 / 2^5 = 0.0625
 LEVEL = 0.05
 _RESAMPLES = 9999
+SAMPLES = 1000  # of the cases, for figures that are no means; as many as 3DINO's paper takes
 _SEED = 0  # the same figures give the same interval
 
 
@@ -85,6 +86,60 @@ def mean_with_interval(values: Sequence[float]) -> MeanInterval:
     )
     low, high = (float(end) for end in result.confidence_interval)
     return MeanInterval(mean, low, high, count)
+
+
+def figure_with_interval(
+    figure: Callable[[npt.NDArray[np.int64]], float], count: int, samples: int = SAMPLES
+) -> MeanInterval:
+    """A figure over cases that is no mean, such as an AUC, with its 95 % percentile bootstrap interval.
+
+    Args:
+        figure: of the cases with these indices, some of them perhaps several times; NaN where they do not tell.
+        count: how many cases there are.
+        samples: how often ``count`` cases are drawn; draws that do not tell do not count.
+    """
+    value = figure(np.arange(count)) if count else math.nan
+    if math.isnan(value):
+        return MeanInterval(math.nan, math.nan, math.nan, count, "these cases do not tell")
+    if count < FEWEST_FOR_INTERVAL:
+        return MeanInterval(value, math.nan, math.nan, count, f"no interval from {count} case{'s' * (count > 1)}")
+    draws = np.random.default_rng(_SEED).integers(0, count, (samples, count))
+    found = _numbers([figure(draw) for draw in draws])
+    if len(found) < samples / 2:
+        return MeanInterval(value, math.nan, math.nan, count, "no interval: most draws of the cases do not tell")
+    low, high = (float(end) for end in np.percentile(found, (100 * LEVEL / 2, 100 * (1 - LEVEL / 2))))
+    return MeanInterval(value, low, high, count)
+
+
+@dataclass(frozen=True)
+class RunsComparison:
+    """Figures of several trainings of one kind against several of another.
+
+    Attributes:
+        means, deviations: of the first and the second.
+        counts: runs.
+        p: of Welch's t test, two-sided; NaN with fewer than two runs of one, or where no run differs.
+    """
+
+    means: tuple[float, float]
+    deviations: tuple[float, float]
+    counts: tuple[int, int]
+    p: float
+
+
+def compare_runs(first: Sequence[float], second: Sequence[float]) -> RunsComparison:
+    """Welch's t test of the figures of independent runs, such as five seeds each.
+
+    It speaks of other trainings on the same cases, not of other cases.
+    """
+    from scipy.stats import ttest_ind
+
+    one, other = _numbers(first), _numbers(second)
+    enough = min(len(one), len(other)) > 1 and (one.std() > 0 or other.std() > 0)
+    p = float(ttest_ind(one, other, equal_var=False).pvalue) if enough else math.nan
+    means = [float(each.mean()) if len(each) else math.nan for each in (one, other)]
+    deviations = [float(each.std(ddof=1)) if len(each) > 1 else math.nan for each in (one, other)]
+    return RunsComparison((means[0], means[1]), (deviations[0], deviations[1]), (len(one), len(other)), p)
 
 
 def compare_paired(first: Sequence[float], second: Sequence[float]) -> PairedComparison:
