@@ -25,7 +25,9 @@ from fm3d_core.cli.evaluating import (
     say_left_out,
     write_results,
 )
+from fm3d_core.cli.evaluation_report import WorstCases, write_segmentation_report
 from fm3d_core.cli.options import AdapterOption, identity_of
+from fm3d_core.cli.run_record import run_record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +49,10 @@ class Evaluate:
     Attributes:
         data: folder of labelled cases: images/, labels/ and labels.json ({"1": "name"}) or dataset.json.
         cases: names of the cases; default: all.
-        out: FILE.json for all figures, with FILE.png of the first cases; or a folder for results.json, comparison.png.
-        pictures: how many cases are drawn.
+        out: FILE.json for all figures, with FILE.html, a report of plots, intervals and the worst cases, and FILE.png
+            of the first cases; or a folder for results.json, report.html and comparison.png.
+        pictures: how many cases are drawn in the PNG file.
+        worst: how many of the worst cases are drawn in the report.
         tolerance: mm by which surfaces may differ in the surface Dice.
         device: auto, cpu or cuda.
         adapter: which adapter is used.
@@ -58,6 +62,7 @@ class Evaluate:
     cases: tuple[str, ...] = ()
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     pictures: int = 4
+    worst: int = 6
     tolerance: float = 2.0
     device: str = "auto"
     adapter: Annotated[AdapterOption, tyro.conf.arg(name="")] = field(default_factory=AdapterOption)
@@ -78,8 +83,10 @@ class Evaluate:
         structures = adapter.card.task.labels
         folder = LabelledFolder.read(self.data, self.cases, structures)
         rows: list[ComparisonRow] = []
+        worst = WorstCases(self.worst if self.out is not None else 0, structures)
 
         def keep(case: Case, volume: Volume, truth: Labels, found: list[Labels], result: EvaluatedCase) -> None:
+            worst.look(volume, truth, found[0], result)
             if self.out is not None and len(rows) < self.pictures:  # the others would fill the memory
                 dice = {name: figures.dice for name, figures in result.scores[0].items()}
                 rows.append(ComparisonRow(case.name, volume.array, truth, found[0], volume.spacing, dice))
@@ -91,7 +98,7 @@ class Evaluate:
         say_left_out(evaluated, "the adapter has learned from them", console)
         means = {name: _means(evaluated, name) for name in structures}
         self._show(evaluated, means, console)
-        self._write(evaluated, means, rows, structures, console)
+        self._write(evaluated, means, rows, worst, console)
 
     def _show(self, evaluated: Evaluated, means: dict[str, dict[str, MeanInterval]], console: Console) -> None:
         from rich.table import Table
@@ -118,15 +125,16 @@ class Evaluate:
         evaluated: Evaluated,
         means: dict[str, dict[str, MeanInterval]],
         rows: list[ComparisonRow],
-        structures: tuple[str, ...],
+        worst: WorstCases,
         console: Console,
     ) -> None:
         from fm3d_core.evaluation import draw_comparison
 
         if self.out is None:
             return
-        results, picture = self._files()
+        results, picture, report = self._files()
         content: dict[str, Any] = {
+            "run": run_record(self),
             "tolerance_mm": self.tolerance,
             "means": {
                 name: {
@@ -147,17 +155,19 @@ class Evaluate:
             "adapter": identity_of(self.adapter),
         }
         write_results(results, content)
-        console.print(f"{results}", soft_wrap=True)
+        write_segmentation_report(report, evaluated, worst, self.tolerance, content)
+        for path in (results, report):
+            console.print(f"{path}", soft_wrap=True)
         if rows:
-            draw_comparison(picture, rows, structures)
+            draw_comparison(picture, rows, worst.structures)
 
     def _files(self) -> list[Path]:
-        """Results and picture; none without --out."""
+        """Results, picture and report; none without --out."""
         if self.out is None:
             return []
         if self.out.suffix == ".json":
-            return [self.out, self.out.with_suffix(".png")]
-        return [self.out / "results.json", self.out / "comparison.png"]
+            return [self.out, self.out.with_suffix(".png"), self.out.with_suffix(".html")]
+        return [self.out / name for name in ("results.json", "comparison.png", "report.html")]
 
 
 def _means(evaluated: Evaluated, structure: str) -> dict[str, MeanInterval]:

@@ -58,7 +58,7 @@ def draw_comparison(path_png: str | Path, rows: Sequence[ComparisonRow], labels:
     from matplotlib.patches import Patch
 
     path = Path(path_png)
-    colors = _colors(len(labels))
+    colors = colours_of(len(labels))
     heights = [_aspect(row) * _COLUMN_INCHES for row in rows]
     # Figure without pyplot: no global state, no display needed.
     figure = Figure(figsize=(3 * _COLUMN_INCHES + 0.6, sum(heights) + 0.35 * len(rows) + 0.7), layout="constrained")
@@ -115,7 +115,8 @@ def _overlay(labels: npt.NDArray[Any], colors: list[tuple[float, ...]]) -> npt.N
     return painted
 
 
-def _colors(count: int) -> list[tuple[float, ...]]:
+def colours_of(count: int) -> list[tuple[float, ...]]:
+    """A colour for each of ``count`` structures, as different as can be."""
     from matplotlib import colormaps
 
     few, many = colormaps["Set1"], colormaps["tab20"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from fm3d_core.cli.main import main
 from fm3d_core.files import sha256_of
@@ -94,10 +99,41 @@ def test_every_figure_of_every_case_is_written_with_the_adapter_and_the_hashes(
     assert adapter["version"] == 2 and len(adapter["card"]["cases"]) == 1
     assert adapter["tensors_sha256"] == sha256_of(store / "v0002" / "adapter.safetensors")
     assert out.with_suffix(".png").stat().st_size > 10_000
+    run_of = results["run"]
+    assert run_of["configuration"]["tolerance"] == 2 and run_of["configuration"]["adapter"]["version"] == 2
+    assert run_of["versions"]["torch"] and run_of["command"] == "fm3d evaluate"
+
+
+def test_the_report_is_one_file_with_the_worst_cases_as_pictures(store: Path, folder: Path, tmp_path: Path) -> None:
+    name = "<b>&.nii.gz"  # a name that would be HTML
+    for kind in ("images", "labels"):
+        (folder / kind / "synthetic_006.nii.gz").rename(folder / kind / name)
+    common = ("evaluate", folder, "--store", store, "--version", 2, "--device", "cpu", "--worst", 2)
+    assert run(*common, "--out", tmp_path / "evaluation") == 0
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    mean = {
+        case: np.mean([figures["dice"] for figures in result["structures"].values()])
+        for case, result in results["cases"].items()
+    }
+    best, *worst = sorted(mean, key=lambda case: -mean[case])
+    pictures = [base64.b64decode(part) for part in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    assert len(pictures) == 2 and all(picture.startswith(b"\x89PNG") for picture in pictures)
+    for case, picture in zip(reversed(worst), pictures, strict=True):
+        assert f"<figcaption>{html.escape(case)}: mean Dice {mean[case]:.3f}" in page
+        pixels = imread(io.BytesIO(picture))[..., :3]
+        coloured = (pixels.max(-1) - pixels.min(-1) > 0.3).sum()
+        assert coloured > 100, case  # contours
+    assert f"<figcaption>{best}" not in page
+    assert page.count("<svg") == 3 and "<script" not in page and "<b>" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded
+    assert results["cases"][worst[0]]["image_sha256"] in page
+    ellipsoid = results["means"]["ellipsoid"]["dice"]
+    assert f"{ellipsoid['mean']:.3f} [{ellipsoid['low']:.3f}, {ellipsoid['high']:.3f}]" in page
 
 
 def test_results_are_never_written_over(store: Path, folder: Path, tmp_path: Path) -> None:
-    for name in ("a.json", "a.png"):
+    for name in ("a.json", "a.png", "a.html"):
         (tmp_path / name).write_text("mine")
         assert run("evaluate", folder, "--store", store, "--out", tmp_path / "a.json") == 2
         assert run("evaluate", folder, "--adapter", store / "v0002", "--out", tmp_path / "a.json") == 2
