@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fm3d_core.errors import Stopped, StorageError
 from fm3d_core.files import atomic_file, home_folder
@@ -112,6 +112,16 @@ class FeatureCache:
         self._used = total
 
 
+class SeenImage(Protocol):
+    """What a backbone is given: ``image`` (C, X, Y, Z), ``spacing`` in mm."""
+
+    @property
+    def image(self) -> torch.Tensor: ...
+
+    @property
+    def spacing(self) -> tuple[float, float, float]: ...
+
+
 @dataclass(frozen=True)
 class WindowFeatures:
     """A backbone's features of windows, from the cache or computed; either way the very same half-precision values."""
@@ -124,7 +134,7 @@ class WindowFeatures:
         """As :func:`fm3d_core.adaptation.batches.window_features`."""
         from fm3d_core.adaptation.batches import window_features
 
-        key = self._key(network, part)
+        key = self.key(network, part)
         kept = self.cache.read(key)
         if kept is not None:
             return [tensor.to(device) for tensor in kept]
@@ -132,7 +142,8 @@ class WindowFeatures:
         self.cache.write(key, maps)
         return maps
 
-    def _key(self, network: DenseNetwork, part: TrainingCase) -> str:
+    def key(self, network: DenseNetwork, part: SeenImage) -> str:
+        """The hash of all that the features of a prepared image follow from."""
         import torch
 
         from fm3d_core.devices import has_bfloat16

@@ -57,6 +57,7 @@ def _commands() -> Any:
     from fm3d_core.cli.methods import Methods
     from fm3d_core.cli.predict import Predict
     from fm3d_core.cli.pretrain import Pretrain
+    from fm3d_core.cli.probe import Probe
     from fm3d_core.cli.segment import Segment
     from fm3d_core.cli.serve import ServeSettings
     from fm3d_core.cli.visualize import Visualize
@@ -72,6 +73,7 @@ def _commands() -> Any:
         "segment": Segment,
         "evaluate": Evaluate,
         "compare": Compare,
+        "probe": Probe,
         "visualize": Visualize,
         "adapters": Adapters,
         "methods": Methods,

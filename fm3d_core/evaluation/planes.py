@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,9 +62,22 @@ def draw_planes(
     Raises:
         StorageError: disk full, no permission.
     """
+    content = planes_png(image, spacing, panels, position, title)
+    with atomic_file(path_png) as temporary:
+        temporary.write_bytes(content)
+    return Path(path_png)
+
+
+def planes_png(
+    image: npt.NDArray[Any],
+    spacing: tuple[float, float, float],
+    panels: Sequence[PlanesPanel],
+    position: tuple[int, int, int],
+    title: str = "",
+) -> bytes:
+    """The same as the bytes of a PNG file."""
     from matplotlib.figure import Figure
 
-    path = Path(path_png)
     columns = 1 if len(panels) <= _LONG else 2
     lines = math.ceil(len(panels) / columns)
     widths, heights = zip(*(plane_millimetres(image.shape, spacing, plane) for plane in PLANES), strict=True)
@@ -83,9 +97,9 @@ def draw_planes(
         axes[line][3 * column].set_title(panel.name, loc="left", fontsize=9)
     if title:
         figure.suptitle(title)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)
-    return path
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DOTS_PER_INCH)
+    return file.getvalue()
 
 
 def plane_of(array: npt.NDArray[Any], plane: str, position: tuple[int, int, int]) -> npt.NDArray[Any]:
