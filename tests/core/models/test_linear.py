@@ -10,12 +10,14 @@ import fm3d_core.models.linear as module
 from fm3d_core.models.linear import Linear, linear
 
 
-@pytest.fixture(params=[True, False], ids=["onednn", "plain"])
+@pytest.fixture(params=[(True, True), (True, False), (False, False)], ids=["onednn", "onednn forward", "plain"])
 def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    forward, backward = request.param
+    if forward and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this PyTorch has no oneDNN product")
-    monkeypatch.setattr(module, "onednn_is_quicker", lambda: request.param)
-    return request.param
+    monkeypatch.setattr(module, "onednn_is_quicker", lambda: forward)
+    monkeypatch.setattr(module, "onednn_is_quicker_backward", lambda: backward)
+    return forward
 
 
 @pytest.mark.parametrize("shape", [(7, 12), (2, 5, 12), (1, 1, 12)])
