@@ -81,14 +81,14 @@ def test_other_voxels_spacing_backbone_or_range_are_other_features(
     brighter[0, 0, 0, 0] += 0.01
     networks = [DenseNetwork(torch.nn.Identity(), torch.nn.Identity(), low_high) for low_high in ((-1, 1), (0, 1))]
     keys = [
-        features._key(networks[0], case),
-        features._key(networks[1], case),
-        features._key(networks[0], replace(case, image=brighter)),
-        features._key(networks[0], replace(case, spacing=(1, 1, 2))),
-        replace(features, backbone_sha256="b")._key(networks[0], case),
+        features.key(networks[0], case),
+        features.key(networks[1], case),
+        features.key(networks[0], replace(case, image=brighter)),
+        features.key(networks[0], replace(case, spacing=(1, 1, 2))),
+        replace(features, backbone_sha256="b").key(networks[0], case),
     ]
     assert len(set(keys)) == len(keys)
-    assert features._key(networks[0], replace(case, name="renamed")) == keys[0]
+    assert features.key(networks[0], replace(case, name="renamed")) == keys[0]
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
