@@ -73,6 +73,7 @@ def stage(key: str) -> str:
         "spatial_adapter": _("Spatial adapter"),
         "decoder": _("Decoder"),
         "final": _("Final"),
+        "cut_short": _("Cut short"),
     }
     return known.get(key) or key[:1].upper() + key[1:]
 

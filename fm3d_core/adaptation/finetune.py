@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fm3d_core.models.weights.catalogue import NetworkInput
 
 StageCallback = Callable[[Adapter], None]
+CUT_SHORT = "cut_short"  # the stage of an adapter whose training was stopped
 
 
 def ignore_stage(adapter: Adapter) -> None:
@@ -91,6 +92,7 @@ def train(
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
     on_stage: StageCallback = ignore_stage,
+    keep_when_stopped: bool = False,
 ) -> Adapter:
     """Learn from cases that were read already; see :func:`finetune`.
 
@@ -101,6 +103,8 @@ def train(
         probe: a linear probe of the same backbone and task, whose head a linear head begins with; None solves for it.
         cache: where features of the frozen backbone are kept from one training to the next.
         progress, should_stop, on_stage: as of :func:`finetune`.
+        keep_when_stopped: once training has got somewhere, a stop gives what was learned until then; its card's stage
+            is :data:`CUT_SHORT`.
 
     Raises:
         FM3DError: a mistake in settings or weights.
@@ -151,9 +155,13 @@ def train(
             progress=progress,
             should_stop=should_stop,
             after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
+            keep_when_stopped=keep_when_stopped,
         )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
-    card = replace(card, training=training, stage="final")
+    card = replace(card, training=training, stage=CUT_SHORT if record.stopped else "final")
+    if record.stopped:
+        said = f"Training was cancelled after {record.steps} steps; this is what it had learned until then"
+        card = replace(card, notes=(*card.notes, said))
     if record.plateau:
         said = f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell"
         card = replace(card, notes=(*card.notes, said))

@@ -18,6 +18,7 @@ from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 WARMUP = 0.03  # share of the budget over which the learning rate rises
 REPORT_SECONDS = 0.5
+WORTH_KEEPING = 0.1  # share of the budget from which a training that is stopped has something to keep
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class TrainingRecord:
     """What a run came to: optimiser steps, seconds of the budget's clock, the loss averaged over the last steps.
 
     ``plateau``: whether the budget was cut because the loss no longer fell.
+    ``stopped``: whether ``should_stop`` cut it.
     """
 
     steps: int
     seconds: float
     loss: float
     plateau: bool = False
+    stopped: bool = False
 
 
 def optimise(
@@ -64,6 +67,7 @@ def optimise(
     weight_decay: float = 1e-4,
     gradient_clip: float = 12.0,
     after_step: Callable[[float], None] | None = None,
+    keep_when_stopped: bool = False,
 ) -> TrainingRecord:
     """Train ``parameters`` in place with AdamW, a short warm-up and polynomial decay (power 0.9, as nnU-Net).
 
@@ -73,6 +77,7 @@ def optimise(
         budget: when to end.
         gradient_clip: largest norm of the gradient (nnU-Net: 12).
         after_step: called after each step of the optimiser with the step's learning rate.
+        keep_when_stopped: a stop after :data:`WORTH_KEEPING` of the budget is no error; parameters stay as they are.
 
     Raises:
         CaseError: the loss became infinite or not a number; names the cases of that batch.
@@ -84,6 +89,8 @@ def optimise(
     smoothed, step, last_report, plateau = math.nan, 0, -math.inf, Plateau()
     while (spent := plateau.shortened(budget.fraction(step, watch.elapsed))) < 1:
         if should_stop():
+            if keep_when_stopped and spent >= WORTH_KEEPING:
+                return TrainingRecord(step, watch.elapsed, smoothed, stopped=True)
             raise Stopped("Training")
         rate = learning_rate * _schedule(spent)
         for group in optimiser.param_groups:

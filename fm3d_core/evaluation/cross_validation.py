@@ -134,17 +134,24 @@ def groups_of(data: TrainingSet) -> list[list[int]]:
     return list(groups.values())
 
 
-def score(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> Scores:
+def score(
+    predictor: Predictor, case: LoadedCase, task: SegmentationTask, *, should_stop: ShouldStop = never_stop
+) -> Scores:
     """Case -> structure -> Dice on the image's own grid, of the structures that the adapter knows and the case has.
 
     Args:
         predictor: of an adapter that may know fewer structures than the task.
         case: its label is in the order of ``task``; where nothing was annotated, nothing counts.
         task: of the case.
+        should_stop: asked at every window.
+
+    Raises:
+        Stopped: ``should_stop`` said so.
     """
     known = predictor.card.task.labels
     order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
-    return score_segmentation(order[predictor.segment(case.image)], case, task, known)
+    found = predictor.segment(case.image, should_stop=should_stop)
+    return score_segmentation(order[found], case, task, known)
 
 
 def _score_with_confidence(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> tuple[Scores, Scores]:

@@ -34,7 +34,7 @@ def measured_on(
     for case in cases:
         if should_stop():
             raise Stopped("Training")
-        found |= score(predictor, case, task)
+        found |= score(predictor, case, task, should_stop=should_stop)
     return found
 
 

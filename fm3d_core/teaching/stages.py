@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.expected_dice import expected_dice
 from fm3d_core.adaptation.feature_cache import FeatureCache
-from fm3d_core.adaptation.finetune import spec_of, train
+from fm3d_core.adaptation.finetune import CUT_SHORT, spec_of, train
 from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
@@ -20,17 +20,18 @@ from fm3d_core.errors import Stopped
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
 from fm3d_core.teaching.calibration import calibrated
 from fm3d_core.teaching.continuing import Start, choose_start
-from fm3d_core.teaching.direct import measured_on, with_estimate
+from fm3d_core.teaching.direct import MOST, measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
 from fm3d_core.teaching.probe import ProbeStage
 from fm3d_core.teaching.taught import Taught, TaughtVersion, VersionCallback, ignore_version
-from fm3d_core.teaching.verdict import Verdict, verdict
+from fm3d_core.teaching.verdict import Verdict, verdict, verdict_on_learned
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter, AdapterStore, LabeledCase, StoredAdapter
     from fm3d_core.tasks import SegmentationTask
 
 MOST_HELD_OUT = 3  # volumes, one at a time, to measure a stage of a preset
+SECONDS_TO_JUDGE = 15.0  # after a stop, for comparing what was learned until then with what there is
 
 
 def teach(
@@ -54,7 +55,8 @@ def teach(
             head is linear, and the method with its own time.
         store: where the versions go.
         progress: receives all stages of the work; ``metrics["dice"]`` is what Dice to expect of the last version.
-        should_stop: asked at every step. Once a version has landed, a stop is no error: it is kept.
+        should_stop: asked at every step. Once a version has landed, a stop is no error: it is kept, and so is what a
+            stage had learned until then, as a version of the stage "cut_short".
         on_version: receives each version as it lands, and again (same number) when it was measured afterwards.
         measure: whether to measure the last version on held-out volumes without a preset too.
         cache: where features of the frozen backbone are kept; None: in FM3D's folder.
@@ -137,8 +139,12 @@ class _Lesson:
             cache=self.cache,
             progress=self.progress,
             should_stop=self.should_stop,
+            keep_when_stopped=True,
         )
         earlier = self.store.active()
+        if adapter.card.stage == CUT_SHORT:
+            self._judge_cut_short(self._keep(adapter, CUT_SHORT), earlier, data, settings)
+            raise Stopped("Training")
         kept = self._keep(adapter, stage.name)
         if stage.check or (self.measure and stage.name == "final"):
             self._check(kept, earlier, data, settings, stage.check)
@@ -196,6 +202,38 @@ class _Lesson:
         if back.version in self.versions:
             why = f"active again: version {kept.version} is not better on held-out volumes"
             self._tell(replace(self.versions[back.version], stored=back, why=why))
+
+    def _judge_cut_short(
+        self, kept: TaughtVersion, earlier: StoredAdapter | None, data: TrainingSet, settings: FinetuneSettings
+    ) -> None:
+        """A version whose training was stopped becomes active if it is clearly better; it has landed in any case."""
+        if kept.active or earlier is None:
+            return
+        deadline = time.monotonic() + SECONDS_TO_JUDGE
+        try:
+            judged = self._on_learned(kept, earlier, data, settings, lambda: time.monotonic() > deadline)
+        except Stopped:
+            judged = Verdict(False, "cut short, and comparing it takes long; activate it if it is better")
+        stored = self.store.activate(kept.version) if judged.activate else kept.stored
+        self._tell(replace(kept, stored=stored, why=judged.why))
+
+    def _on_learned(
+        self,
+        kept: TaughtVersion,
+        earlier: StoredAdapter,
+        data: TrainingSet,
+        settings: FinetuneSettings,
+        should_stop: ShouldStop,
+    ) -> Verdict:
+        """By the Dice of both on some of the volumes that both have learned from."""
+        learned = {case.voxels_sha256 for case in earlier.card.cases} - {""}
+        common = [case for case in data.loaded if case.voxels_sha256 in learned][:MOST]
+        means = []
+        for version in (kept.version, earlier.version):
+            found = measured_on(self.store.load(version), common, data.task, settings.device, should_stop)
+            expected = expected_dice(found, "")
+            means.append(expected.cases if expected is not None else {})
+        return verdict_on_learned(*means)
 
     def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
         """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""

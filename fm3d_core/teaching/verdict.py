@@ -58,6 +58,22 @@ def verdict(
     return Verdict(False, f"an early stage, and nothing shows that it is better than the {name} version")
 
 
+def verdict_on_learned(ours: Mapping[str, float], theirs: Mapping[str, float], name: str = "earlier") -> Verdict:
+    """Judge a version whose training was cut short: nothing could be held out, and nobody waits for a measurement.
+
+    Args:
+        ours, theirs: Dice of both on volumes that both have learned from, which is too good for either.
+        name: how the other version is called in the answer.
+    """
+    if not ours:
+        return Verdict(
+            False, f"cut short, and no volume is there that both it and the {name} version have learned from"
+        )
+    new, old = (sum(which.values()) / len(which) for which in (ours, theirs))
+    said = f"cut short; Dice {new:.3f}, the {name} version {old:.3f}, on volumes that both have learned from"
+    return Verdict(new > old + CARE, said if new > old + CARE else f"{said}: not clearly better")
+
+
 def _measured(candidate: AdapterCard, active: AdapterCard, unseen: Mapping[str, float], name: str) -> Verdict:
     """By the Dice on volumes of both, or, where there are none, by the means."""
     ours, theirs = candidate.expected_dice, active.expected_dice

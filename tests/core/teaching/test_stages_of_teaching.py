@@ -70,6 +70,58 @@ def test_a_stop_keeps_what_had_landed(
     assert len(store.versions()) == 1
 
 
+def test_a_stop_in_the_midst_of_a_stage_keeps_what_it_had_learned_and_says_why_it_is_active_or_not(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    """Half of the steps; and with a rate at which nothing is learned, after which the linear probe stays."""
+    for rate, half, active in ((None, 70, 2), (1e-12, 10, 1)):
+        store, steps = AdapterStore(tmp_path / str(active)), list[int]()
+        settings = FinetuneSettings(steps=2 * half, learning_rate=rate, device="cpu")
+
+        def note(event: Progress, steps: list[int] = steps) -> None:
+            if event.stage == "training":
+                steps.append(event.step)
+
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr("fm3d_core.adaptation.trainer.REPORT_SECONDS", 0.0)
+        taught = teach(
+            synthetic_cases[:2],
+            task,
+            settings,
+            store,
+            progress=note,
+            should_stop=lambda steps=steps, half=half: bool(steps) and steps[-1] >= half,
+        )
+        monkey.undo()
+        assert taught.cancelled and [version.stage for version in taught.versions] == ["linear_probe", "cut_short"]
+        cut = taught.versions[-1]
+        assert cut.stored.card.training["steps"] == half and any(
+            f"{half} steps" in note for note in cut.stored.card.notes
+        )
+        kept = store.active()
+        assert kept is not None and kept.version == active, cut.why
+        assert "on volumes that both have learned from" in cut.why and ("not clearly" in cut.why) == (active == 1)
+        assert cut.active == (active == 2)
+        volume = read_volume(synthetic_cases[2].image)
+        assert Predictor(store.load(2), "cpu").segment(volume).any()
+
+
+def test_a_stop_after_a_few_steps_has_nothing_to_keep(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
+) -> None:
+    store = AdapterStore(tmp_path)
+    stages: list[str] = []
+    taught = teach(
+        synthetic_cases[:1],
+        task,
+        FinetuneSettings(steps=1000, device="cpu"),
+        store,
+        progress=lambda event: stages.append(event.stage),
+        should_stop=lambda: stages[-1:] == ["training"],
+    )
+    assert taught.cancelled and [version.stage for version in taught.versions] == ["linear_probe"]
+
+
 def test_a_version_that_turns_out_worse_gives_way_again_and_that_is_said(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, tmp_path: Path
 ) -> None:

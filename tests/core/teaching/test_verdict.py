@@ -11,6 +11,7 @@ from fm3d_core.adaptation.expected_dice import expected_dice
 from fm3d_core.models.zoo import BackboneSpec
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.teaching import verdict
+from fm3d_core.teaching.verdict import verdict_on_learned
 
 
 def _card(dice: dict[str, float] | None, labels: tuple[str, ...] = ("liver",), stage: str = "final") -> AdapterCard:
@@ -74,3 +75,11 @@ def test_what_was_not_measured_is_said() -> None:
     early = verdict(replace(unmeasured, stage="linear_probe"), unmeasured)
     assert not early.activate and "nothing shows" in early.why
     assert verdict(unmeasured, replace(unmeasured, cases=())).activate
+
+
+def test_what_was_cut_short_must_be_clearly_better_on_volumes_both_have_learned_from() -> None:
+    early = verdict(replace(_card(None), stage="cut_short"), _card({"a": 0.7}))
+    assert not early.activate
+    for ours, activate in (({"a": 0.8, "b": 0.8}, True), ({"a": 0.72, "b": 0.72}, False), ({}, False)):
+        answer = verdict_on_learned(ours, dict.fromkeys(ours, 0.7))
+        assert answer.activate is activate and "cut short" in answer.why
