@@ -212,7 +212,18 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         trainer: SegmentationTrainer = self._trainers[model]
         request = parse(TrainRequest, params.get(MODEL, params))
         self.datastore().refresh()
-        training = self.trainings.add(trainer.accept(model, request, self.datastore()))
+        return self._queued(self.trainings.add(trainer.accept(model, request, self.datastore())))
+
+    def train_again(self, training_id: str) -> dict[str, Any]:
+        """Queue a training once more that did not come to its end, and give it as :meth:`start_training` does.
+
+        Raises:
+            NotServed: there is no such training.
+            Conflict: it waits, runs or came to its end.
+        """
+        return self._queued(self.trainings.again(training_id))
+
+    def _queued(self, training: Training) -> dict[str, Any]:
         waiting = [each.request.id for each in self.trainings.waiting()]
         place = waiting.index(training.request.id) + 1 if training.request.id in waiting else 0  # begun already
         return {**as_task(training), "queue_position": place, "message": waits(place, self.trainings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -17,6 +18,7 @@ from fm3d_core.progress import Progress
 if TYPE_CHECKING:
     from fm3d_core.teaching import TaughtVersion
 
+logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_WRITES = 0.5
 LONGEST_CURVE = 200  # points; then every second one is left out
 
@@ -81,7 +83,7 @@ class ProgressFile:
 
     def interrupted(self, why: str) -> None:
         """The run was ended from outside, in order."""
-        message = f"Interrupted: {why} {self._kept()} Press Train to start again."
+        message = f"Interrupted: {why} {self._kept()} The same training can be started again."
         self._write("interrupted", self._last, stage="interrupted", eta=None, message=message, **self._newest())
 
     def failed(self, reason: str) -> None:
@@ -94,7 +96,9 @@ class ProgressFile:
     def _kept(self) -> str:
         if not self._versions:
             return "Nothing had been learned yet."
-        return f"Version {max(self._versions)} had landed and was kept."
+        newest = self._versions[max(self._versions)]
+        why = "" if newest["active"] else f" It is not the active one: {newest['why']}."
+        return f"Version {newest['version']} had landed and was kept.{why}"
 
     def _draw(self, event: Progress) -> None:
         if event.loss is None or not math.isfinite(event.loss):
@@ -122,9 +126,12 @@ class ProgressFile:
             "versions": list(self._versions.values()),
             **more,
         }
-        with atomic_file(self._path) as temporary:
-            temporary.write_text(json.dumps(_finite(content)), encoding="utf-8")
         self._written = time.monotonic()
+        try:
+            with atomic_file(self._path) as temporary:
+                temporary.write_text(json.dumps(_finite(content)), encoding="utf-8")
+        except StorageError as error:  # a training does not end because nobody can watch it
+            logger.error("Where the training stands cannot be told: %s", error)
 
 
 def read_progress(path: str | Path) -> dict[str, Any]:

@@ -145,6 +145,10 @@ class ServerClient:
         """Start a training and give the server's task; its steps are read with :meth:`trainStatus`."""
         return self._json("POST", f"/train/{quote(model, safe='')}", body=dict(params or {}))
 
+    def trainAgain(self, training: str) -> dict[str, Any]:
+        """Start a training of FM3D's own server once more that did not come to its end."""
+        return self._json("POST", "/train/again", {"id": training})
+
     def trainStatus(self, model: str = MODEL, staleRun: str = "", training: str = "") -> TrainStatus:
         """Where a training stands.
 

@@ -73,6 +73,9 @@ class Session(Operations):
             self.connected.emit()
             if status.isActive:
                 self._follow(None)
+            elif status.canStartAgain and status.state == "interrupted":  # nobody was there to see it
+                self.training = status
+                self.say(Operation.TRAIN, wording.trained(status), isError=True)
 
         self.start(Operation.CONNECT, _("Connecting to {address}...").format(address=client.address), work, done)
 
@@ -190,8 +193,13 @@ class Session(Operations):
         """Start a training with the server's ``settings`` and follow it."""
         self._follow(dict(settings))
 
-    def _follow(self, settings: dict[str, Any] | None) -> None:
-        """Watch a training until it ends, and start it before if there are ``settings``."""
+    def trainAgain(self) -> None:
+        """Start the last training once more, which was interrupted or has failed, and follow it."""
+        if self.training is not None and self.training.canStartAgain:
+            self._follow(None, self.training.id)
+
+    def _follow(self, settings: dict[str, Any] | None, again: str = "") -> None:
+        """Watch a training until it ends, and start it before if there are ``settings`` or one is to come ``again``."""
         client, _info = self.server()
 
         def work(cancellation: Cancellation, report: Callable[[Any], None]) -> tuple[TrainStatus, ServerInfo]:
@@ -204,7 +212,7 @@ class Session(Operations):
                     known.update(early)
                     report(ServerInfo.ask(client))
 
-            status = followTraining(client, settings, cancellation, news)
+            status = followTraining(client, settings, cancellation, news, again)
             return status, ServerInfo.ask(client)
 
         def progressed(news: TrainStatus | ServerInfo) -> None:

@@ -50,6 +50,7 @@ class TrainStatus:
         leftOut: cases that could not be used, each with its reason.
         message: the server's own remark.
         error: what went wrong, in words.
+        id: under which FM3D's own server knows it; "" on a stock server.
     """
 
     state: str
@@ -68,6 +69,12 @@ class TrainStatus:
     leftOut: tuple[str, ...] = ()
     message: str = ""
     error: str = ""
+    id: str = ""
+
+    @property
+    def canStartAgain(self) -> bool:
+        """Whether the same training can be asked for once more."""
+        return bool(self.id) and self.state in ("interrupted", "failed")
 
     @property
     def isActive(self) -> bool:
@@ -115,6 +122,7 @@ def parseStatus(task: Mapping[str, Any], stats: Mapping[str, Any], queued: int =
         leftOut=tuple(stats.get("left_out") or ()),
         message=str(stats.get("message") or ""),
         error=str(stats.get("error") or _lastLine(task)) if state == "failed" else "",
+        id=str(task["id"]) if task.get("run_id") else "",
     )
 
 

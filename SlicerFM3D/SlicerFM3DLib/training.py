@@ -21,19 +21,21 @@ def followTraining(
     settings: Mapping[str, Any] | None,
     cancellation: Cancellation,
     report: Callable[[TrainStatus], None],
+    again: str = "",
 ) -> TrainStatus:
     """Start a training (unless ``settings`` is None: then one runs already), report on it until it has ended.
 
     The server may stop answering for a while when it segments: the training does not suffer from that. A stop
     requested while the training still waits for its process has no effect on the server, so it is repeated.
 
+    :param again: id of a training that was interrupted, to be started once more instead.
     :return: the last status.
     :raises ClientError: if it cannot be started, or the server stays away.
     """
     stale = training = ""
-    if settings is not None:
+    if settings is not None or again:
         stale = client.trainStatus().runId
-        task = client.train(MODEL, settings) or {}
+        task = (client.trainAgain(again) if again else client.train(MODEL, settings)) or {}
         training = str(task["id"]) if task.get("run_id") else ""  # FM3D's own server can tell them apart
     seen = time.monotonic()
     while True:

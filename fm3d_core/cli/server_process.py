@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -111,7 +112,7 @@ class ServerProcess:
 
         Raises:
             ServerError: MONAI Label is not installed, the port is taken, the process ended early or never answered.
-            StorageError: the workspace or the studies folder cannot be written.
+            StorageError: the workspace, the adapters' or the studies folder cannot be written.
         """
         if importlib.util.find_spec("monailabel") is None:
             raise ServerError("MONAI Label is not installed", remedy='Run: pip install "fm3d[server]"')
@@ -145,7 +146,7 @@ class ServerProcess:
         if self._process is not None and self._process.wait() != 0:
             raise self._ended()
 
-    def stop(self, patience: float = 10.0) -> None:
+    def stop(self, patience: float = 20.0) -> None:
         """End the process and its children (a training): ask, wait ``patience`` seconds, then kill. Idempotent."""
         import psutil
 
@@ -209,6 +210,8 @@ class ServerProcess:
             local = [self.studies] if isinstance(self.studies, Path) else []
             for folder in (app / "logs", self.adapters, *local):
                 folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as probe:  # better now than after a training of an hour
+                    probe.write(bytes(4096))
         except OSError as error:
             raise storage_error(folder, error) from error
         with atomic_file(app / "main.py") as temporary:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fm3d_core.tasks import SegmentationTask
 
 MOST_HELD_OUT = 3  # volumes, one at a time, to measure a stage of a preset
-SECONDS_TO_JUDGE = 15.0  # after a stop, for comparing what was learned until then with what there is
+SECONDS_TO_JUDGE = 8.0  # after a stop, for comparing what was learned until then with what there is
 
 
 def teach(

@@ -17,6 +17,7 @@ from fm3d_core.volumes.volume import Volume
 if TYPE_CHECKING:
     import torch
 
+BELOW_TISSUE = -1100.0  # Hounsfield units, which begin at -1024 (air); what lies far below is no measurement
 CROP_MARGIN = 4  # voxels kept around the foreground, so that its border is seen with some background
 
 
@@ -91,12 +92,13 @@ class Preprocessing:
     def prepare(self, volume: Volume) -> PreparedVolume:
         """Resample to ``spacing`` or ``size``, scale each channel's intensities to [-1, 1], crop to the foreground.
 
-        A constant volume becomes -1 everywhere and is not cropped; see :func:`refuse_constant`.
+        A constant volume becomes -1 everywhere and is not cropped; see :func:`refuse_constant`. A value that a scanner
+        has put where it saw nothing is taken for air; see :func:`without_padding`.
         """
         import torch
 
         shape = volume.shape
-        channels = [torch.from_numpy(array) for array in volume.channels]
+        channels = [torch.from_numpy(without_padding(array)) for array in volume.channels]
         if self.size is not None:
             resampled, start, stop = self._resized(channels, self.size)
         else:
@@ -219,6 +221,20 @@ class PreparedVolume:
     def _require_shape(self, shape: torch.Size) -> None:
         if tuple(shape) != tuple(self.image.shape[1:]):
             raise ValueError(f"values have shape {tuple(shape)}, the prepared image {tuple(self.image.shape[1:])}")
+
+
+def without_padding(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The image with the value outside of a CT's round field of view (such as -32768) raised to the lowest one inside.
+
+    Such a value is the lowest one, below air, and farther from the next one than that is from the highest.
+    """
+    lowest = float(array.min())
+    if lowest >= BELOW_TISSUE:
+        return array
+    inside = array[array > lowest]
+    if not inside.size or inside.min() - lowest <= inside.max() - inside.min():
+        return array
+    return np.maximum(array, inside.min())
 
 
 def refuse_constant(volume: Volume) -> None:

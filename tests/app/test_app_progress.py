@@ -97,7 +97,7 @@ def test_a_cancelled_run_says_what_it_has_kept(tmp_path):
     progress.interrupted("The server was stopped meanwhile.")
     told = read_progress(tmp_path / "progress.json")
     assert (told["state"], told["version"]) == ("interrupted", 3)
-    assert "Version 3 had landed and was kept. Press Train" in told["message"]
+    assert "Version 3 had landed and was kept. It is not the active one: because." in told["message"]
 
 
 def test_the_curve_grows_and_stays_short(tmp_path, monkeypatch):

@@ -112,6 +112,51 @@ def test_a_killed_trainer_is_said_and_loses_nothing(server):
     assert kept in [each["version"] for each in get(server, "/adapters/")["versions"]]
     assert not [path for path in server.adapters.rglob("*") if path.name.startswith(".writing")]
 
+    again = get(server, f"/train/again?id={told['id']}", "POST")
+    assert again["id"] != told["id"] and again["request"] == get(server, "/train/?id=killed")["request"]
+    status, words = reason(server, "POST", f"/train/again?id={again['id']}")
+    assert (status, "under way" in words) == (409, True)
+    until(server, lambda now: now["run_id"] == again["run_id"] and now["versions"])
+    get(server, "/train/", "DELETE")
+    assert wait_for(server, again["run_id"])["state"] == "cancelled"
+    assert reason(server, "POST", "/train/again?id=nothing")[0] == 404
+
+
+def test_a_training_cancelled_in_its_last_stage_keeps_what_that_had_learned(server):
+    get(server, "/train/segmentation", "POST", {"seconds": 60, "continue_from": "none", "run_id": "cut"})
+    until(server, lambda now: now["run_id"] == "cut" and now["stage"] == "training" and (now["eta"] or 60) < 40)
+    get(server, "/train/", "DELETE")
+    told = wait_for(server, "cut")
+    assert told["state"] == "cancelled" and told["versions"][-1]["stage"] == "cut_short"
+    version = told["versions"][-1]["version"]
+    assert f"Version {version} had landed and was kept" in told["message"]
+    assert version in [each["version"] for each in get(server, "/adapters/")["versions"]]
+
+
+def test_when_server_and_trainer_were_killed_the_next_server_says_so_and_starts_it_again(tmp_path, synthetic_cases):
+    server = ServerProcess(tmp_path / "studies", tmp_path / "work", labels=("ellipsoid", "tube"))
+    server.start()
+    try:
+        submit(server, synthetic_cases[0])
+        get(server, "/train/segmentation", "POST", {"seconds": 600, "run_id": "both"})
+        now = until(server, lambda now: now["versions"])
+        trainer = trainer_of(server)
+        for pid in (server.pid, trainer):
+            os.kill(pid, signal.SIGKILL)
+        psutil.Process(server.pid).wait(10)
+        with ServerProcess(tmp_path / "studies", tmp_path / "work", labels=("ellipsoid", "tube")) as again:
+            told = wait_for(again, "both")
+            assert told["state"] == "interrupted" and "ended from outside" in told["message"]
+            assert get(again, "/train/")["state"] == "interrupted"  # what a panel asks when it connects
+            kept = [each["version"] for each in get(again, "/adapters/")["versions"]]
+            assert kept == [each["version"] for each in now["versions"]][::-1]
+            task = get(again, f"/train/again?id={told['id']}", "POST")
+            until(again, lambda now: now["run_id"] == task["run_id"] and now["stage"] == "training")
+            get(again, "/train/", "DELETE")
+            assert wait_for(again, task["run_id"])["state"] == "cancelled"
+    finally:
+        server.stop()
+
 
 def test_too_little_memory_is_said_in_words(tmp_path, synthetic_cases):
     with ServerProcess(tmp_path / "studies", tmp_path / "work", training_mb=200) as server:

@@ -139,3 +139,12 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
         example = example.replace(slow, "steps=1")
     exec(example, {})  # noqa: S102  # the README's own text
     assert (tmp_path / "b_segmentation.nii.gz").is_file() and (tmp_path / "adapters" / "v0001").is_dir()
+
+
+def test_the_tests_that_the_guide_of_robustness_names_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", GUIDES["docs/robustness.md"])
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8"), f"{file} has no {test}"
+    text = GUIDES["docs/robustness.md"]
+    assert [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)][:25] == list(range(1, 26))

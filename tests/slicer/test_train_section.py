@@ -70,6 +70,26 @@ def test_a_tick_taken_away_stays_away_when_a_case_is_added(connected, peer):
     assert [state == qt.Qt.Checked for state in states] == [False, True, True, True]
 
 
+def test_an_interrupted_training_is_told_at_the_next_connection_and_started_again_by_a_click(connected, peer):
+    task = {"id": "t1", "run_id": "r1", "state": "interrupted", "status": "ERROR", "message": "The computer went down."}
+    stats = {"run_id": "r1", "state": "interrupted", "message": "The computer went down.", "stage": "interrupted"}
+    peer.overrides["GET /train/"] = lambda request: jsonReply(task)
+    peer._stats = lambda: stats
+    ui = with_cases(connected, peer)
+    assert "The computer went down." in ui.trainStatusLabel.text and ui.trainAgainButton.isVisible()
+    again = {"id": "t2", "run_id": "r2", "state": "done", "status": "DONE", "message": ""}
+
+    def started(request):
+        assert request.query == {"id": "t1"}
+        peer.overrides["GET /train/"] = lambda request: jsonReply([task, again] if request.query else again)
+        return jsonReply({**again, "status": "SUBMITTED", "state": "waiting"})
+
+    peer.overrides["POST /train/again"] = started
+    finish(connected, ui.trainAgainButton)
+    assert "finished" in ui.trainStatusLabel.text and not ui.trainAgainButton.isVisible()
+    assert not peer.trainings  # by its id, not as a new one
+
+
 def test_the_curve_is_drawn_and_marks_a_version_that_came_out(connected, peer):
     ui = with_cases(connected, peer)
     peer.trainingSeconds = 2.0

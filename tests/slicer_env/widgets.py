@@ -10,6 +10,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Signal
 
 TITLE_HEIGHT = 24
+UNBOUNDED = (1 << 24) - 1  # QWIDGETSIZE_MAX
 
 
 class _Collapsible:
@@ -49,7 +50,7 @@ class _Collapsible:
 
     def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
         if event.position().y() < TITLE_HEIGHT:
-            self._setCollapsed(not self._collapsed)
+            self.collapsed = not self._collapsed
 
     def _arrow(self) -> str:
         return "▸" if self._collapsed else "▾"
@@ -93,12 +94,18 @@ class ctkCollapsibleButton(_Collapsible, QtWidgets.QWidget):
 class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
     """A framed part of a section that hides its contents at a click on its title."""
 
-    collapsed = Property(bool, _Collapsible._getCollapsed, _Collapsible._setCollapsed)
+    def _collapse(self, collapsed: bool) -> None:
+        self._setCollapsed(collapsed)
+        self.setMaximumHeight(TITLE_HEIGHT if collapsed else UNBOUNDED)
+
+    collapsed = Property(bool, _Collapsible._getCollapsed, _collapse)
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         option = QtWidgets.QStyleOptionGroupBox()
         self.initStyleOption(option)
         option.text = f"{self._arrow()} {option.text}"
+        if self._collapsed:  # only its title is left
+            option.subControls &= ~QtWidgets.QStyle.SC_GroupBoxFrame
         painter = QtWidgets.QStylePainter(self)
         painter.drawComplexControl(QtWidgets.QStyle.CC_GroupBox, option)
         painter.end()

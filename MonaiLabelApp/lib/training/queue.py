@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fm3d_core.errors import FM3DError
-from MonaiLabelApp.lib.errors import Busy, NotServed
+from fm3d_core.errors import FM3DError, StorageError
+from MonaiLabelApp.lib.errors import Busy, Conflict, NotServed
 from MonaiLabelApp.lib.training.record import ENDED, Training, TrainingRequest, Work
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,12 @@ KEPT = 30  # ended trainings whose folder stays
 SECONDS_BETWEEN_LOOKS = 0.25
 PATIENCE = 60.0  # seconds that a cancelled training has for its last step and for saving
 KILLED = (
-    "The training was ended from outside, perhaps because memory ran out. What it had kept is there. Press Train to"
-    " start again; method linear_probe and a smaller backbone need less memory."
+    "The training was ended from outside: killed, perhaps because memory ran out, or the computer went down. What it"
+    " had kept is there, and the same training can be started again. Method linear_probe and a smaller backbone need"
+    " less memory."
 )
+FULL = 1 << 16  # bytes left: then its process could not say why it ended
+DISK_FULL = "The disk of the server's workspace is full. Free some space and start the training again."
 SILENT = "The training ended without saying why. The last line of its log: {line}"
 
 
@@ -82,6 +86,24 @@ class TrainingQueue:
             training = Training.create(self._folder, request)
             self._trainings[request.id] = training
             return training
+
+    def again(self, training_id: str) -> Training:
+        """Queue the same training once more, after it did not come to its end.
+
+        Raises:
+            NotServed: an unknown id.
+            Conflict: it waits, runs or came to its end.
+            Busy, StorageError: as of :meth:`add`.
+        """
+        with self._lock:
+            before = self.find(training_id)
+            if before.state.state not in ENDED or before.state.state == "done":
+                done = before.state.state == "done"
+                raise Conflict(
+                    f"this training {'came to its end' if done else 'is under way'}",
+                    remedy="Press Train for another" if done else "Wait for it, or cancel it",
+                )
+            return self.add(before.request.again())
 
     def cancel(self, training_id: str | None = None) -> Training | None:
         """End a training in order: by its id, else the running one, else the first that waits. None: there is none.
@@ -169,9 +191,13 @@ class TrainingQueue:
             created = None
             with contextlib.suppress(psutil.NoSuchProcess):
                 created = psutil.Process(self._process.pid).create_time()
-            self._trainings[training.request.id] = training.changed(
-                state="running", pid=self._process.pid, pid_created=created, started=time.time(), message=""
-            )
+            try:
+                self._trainings[training.request.id] = training.changed(
+                    state="running", pid=self._process.pid, pid_created=created, started=time.time(), message=""
+                )
+            except StorageError as error:  # the next server could not find it
+                self._process.kill()
+                self._end(training, "failed", str(error))
 
     def _is_alive(self, training: Training) -> bool:
         if self._process is not None and self._process.pid == training.state.pid:
@@ -196,11 +222,19 @@ class TrainingQueue:
             message = "It did not end in time and was stopped." if training.stop_was_asked else KILLED
             if code is not None and code > 0:  # by itself
                 state, message = "failed", SILENT.format(line=(training.log_lines(1) or ["(empty)"])[-1])
+            if shutil.disk_usage(training.folder).free < FULL:
+                state, message = "failed", DISK_FULL
         self._process, self._stop_asked = None, None
         self._end(training, state, message)
 
     def _end(self, training: Training, state: str, message: str) -> Training:
-        ended = training.changed(state=state, ended=time.time(), message=message)
+        """It has ended, even where that cannot be written: the next server then finds out for itself."""
+        try:
+            ended = training.changed(state=state, ended=time.time(), message=message)
+        except StorageError as error:
+            logger.error("The end of training %s cannot be noted: %s", training.request.id, error)
+            said = f"{message} Its end could not be noted: {error.problem}."
+            ended = replace(training, state=replace(training.state, state=state, ended=time.time(), message=said))
         self._trainings[training.request.id] = ended
         shutil.rmtree(training.folder / "labels", ignore_errors=True)
         for old in [each for each in self.all() if each.state.state in ENDED][:-KEPT]:

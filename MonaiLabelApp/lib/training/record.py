@@ -54,6 +54,10 @@ class TrainingRequest:
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}-{uuid.uuid4().hex[:6]}"
         return cls(name, run_id or name, model, time.time(), structures, cases, dict(settings))
 
+    def again(self) -> TrainingRequest:
+        """The same, asked for at this moment."""
+        return type(self).new(self.model, self.structures, self.cases, self.settings, None)
+
 
 @dataclass(frozen=True)
 class TrainingState:

@@ -19,6 +19,10 @@ def training_routes(app: FM3DApp) -> APIRouter:
     routes = APIRouter(prefix="/train", tags=["Train"])
     lanes, queue = app.lanes, app.trainings
 
+    @routes.post("/again", summary="The same training once more, after it did not come to its end")
+    async def again(request: Request, id: str) -> dict[str, Any]:
+        return await finish(request, lanes.files, lambda _: app.train_again(id))
+
     @routes.post("/", include_in_schema=False)
     @routes.post("/{model}", summary="Learn from the submitted labels; a second training waits for the first")
     async def start(

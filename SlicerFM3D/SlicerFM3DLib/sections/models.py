@@ -82,7 +82,9 @@ class ModelsSection(Section):
         numbers = [version.number for version in versions]
         if numbers:
             table.selectRow(numbers.index(chosen) if chosen in numbers else 0)
-        fill(self.ui.compareComboBox, [str(number) for number in numbers], wording.version)
+        others = numbers if len(numbers) > 1 else []  # one alone has nothing to be compared with
+        fill(self.ui.compareComboBox, [str(number) for number in others], wording.version)
+        self.ui.compareComboBox.enabled = bool(others)
         if len(numbers) > 1 and self.ui.compareComboBox.currentIndex == 0:
             self.ui.compareComboBox.setCurrentIndex(1)
         self.showOffers()

@@ -26,6 +26,7 @@ class TrainSection(Section):
         self._drawn: Any = None
         self.offer(Operation.TRAIN, ui.trainButton, self._train, self._isReady)
         self.tell(ui.trainStatusLabel, Operation.TRAIN)
+        ui.trainAgainButton.clicked.connect(self._trainAgain)
         ui.presetComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
         for widget in (ui.labelsListWidget, ui.casesListWidget):
             widget.itemChanged.connect(lambda *_item: self.refresh())
@@ -56,6 +57,8 @@ class TrainSection(Section):
         ui, status = self.ui, self.session.training
         runs = self.session.isRunning(Operation.TRAIN)
         ui.trainProgressBar.visible = runs
+        ui.trainAgainButton.visible = not runs and status is not None and status.canStartAgain
+        ui.trainAgainButton.enabled = self.session.mayStart(Operation.TRAIN)
         if runs and status:
             ui.trainProgressBar.maximum = status.total  # 0 makes it a busy bar: nobody knows yet
             ui.trainProgressBar.value = min(status.step, status.total)
@@ -79,6 +82,10 @@ class TrainSection(Section):
         for row, name in enumerate(names):
             widget.item(row).setCheckState(qt.Qt.Unchecked if name in unticked else qt.Qt.Checked)
         fit(widget, len(names), MOST_ROWS)
+
+    def _trainAgain(self, _checked: bool = False) -> None:
+        with self.session.toldAt(Operation.TRAIN):
+            self.session.trainAgain()
 
     def _isReady(self) -> bool:
         lists = (self.ui.labelsListWidget, self.ui.casesListWidget)

@@ -160,6 +160,14 @@ def test_useless_cases_are_refused_in_one_line(
         finetune([], task, quick)
 
 
+def test_a_loss_that_is_no_number_ends_training_and_names_the_volumes(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, quick: FinetuneSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmentationTask, "loss", lambda task: lambda scores, *_: scores.sum() * torch.nan)
+    with pytest.raises(CaseError, match=rf"diverged \(loss nan\) on .*{synthetic_cases[0].name}"):
+        finetune(synthetic_cases[:1], task, quick)
+
+
 def test_impossible_settings_are_refused() -> None:
     for change in (
         {"method": "magic"},

@@ -15,7 +15,7 @@ from fm3d_core.inference import Predictor
 from fm3d_core.inference.sliding_window import sliding_window_scores
 from fm3d_core.progress import Progress, ignore_progress, never_stop
 from fm3d_core.tasks import SegmentationTask
-from fm3d_core.volumes import Preprocessing, read_volume, write_label
+from fm3d_core.volumes import Preprocessing, Volume, read_volume, write_label
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,14 @@ def test_a_real_odd_file_gets_a_segmentation_on_its_own_grid(
     original = nib.load(path)
     assert result.shape == original.shape[:3]
     np.testing.assert_allclose(result.affine, original.affine, atol=1e-4)
+
+
+def test_thick_slices_and_a_volume_smaller_than_a_window_are_segmented(predictor: Predictor) -> None:
+    for shape, spacing in (((40, 36, 3), (0.5, 0.5, 8.0)), ((5, 3, 2), (1.0, 1.0, 1.0))):
+        array = np.random.default_rng(0).random(shape, np.float32)
+        volume = Volume.from_array(array, np.diag([*spacing, 1.0]), "thick.nii.gz")
+        result = predictor.segment(volume)
+        assert result.shape == shape and result.dtype == np.uint8
 
 
 class _Mean(torch.nn.Module):

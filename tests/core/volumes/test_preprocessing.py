@@ -20,6 +20,7 @@ from fm3d_core.volumes import (
     read_volume,
     refuse_constant,
 )
+from fm3d_core.volumes.preprocessing import without_padding
 
 REAL_SETS = {
     "hippocampus": (0.8, 1.3, 1.0),
@@ -90,6 +91,18 @@ def test_a_window_maps_hounsfield_units() -> None:
     array[0, 0, :4] = (-1000, -175, 37.5, 900)
     image = Preprocessing(window=(-175, 250), crop_foreground=False).prepare(volume(array)).image[0]
     np.testing.assert_allclose(image[0, 0, :4], (-1, -1, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [-32768, -8192])
+def test_what_a_scanner_puts_outside_of_its_field_of_view_takes_no_contrast(padding: float) -> None:
+    tissue = np.random.default_rng(0).uniform(-1000, 1500, (12, 12, 12))
+    padded = tissue.copy()
+    padded[:, :3] = padding
+    plain, image = (Preprocessing(crop_foreground=False).prepare(volume(each)).image[0] for each in (tissue, padded))
+    np.testing.assert_allclose(image[:, 3:], plain[:, 3:], atol=0.05)
+    assert image[:, :3].max() < -0.95
+    for sound in (tissue, np.where(tissue < -990, -2000, tissue), np.full((4, 4, 4), -5000.0)):
+        assert without_padding(sound.astype(np.float32)).min() == np.float32(sound.min())
 
 
 def test_resampling_is_torchs_trilinear_interpolation() -> None:
