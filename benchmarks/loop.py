@@ -33,6 +33,7 @@ import psutil
 import tyro
 from few_shot_sets import SETS, Split, split
 from rich.console import Console
+from rich.table import Table
 
 from fm3d_core.cli.server_process import ServerProcess
 from fm3d_core.evaluation import dice_per_label, mean_dice
@@ -72,7 +73,7 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, print and write."""
-        console = Console()
+        console, rows = Console(), []
         for name in self.sets:
             cases = split(self.data, name, self.shots, 0)
             for part in self.parts:
@@ -83,9 +84,11 @@ class Benchmark:
                         "cores": psutil.cpu_count(),
                         **MEASURES[part](self, client, cases),
                     }
-                console.print_json(json.dumps(row))
+                rows.append(row)
                 with self.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
+                console.print(f"{name}, {part}: done", highlight=False)
+        show(rows, console)
 
 
 class Client:
@@ -322,6 +325,54 @@ def dice_of(client: Client, tests: tuple[Case, ...], labels: tuple[str, ...], ve
     return float(np.mean(scores))
 
 
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    """All figures as a table, a line each."""
+    table = Table("set", "what", "figures", title="The clinician's loop", caption=f"{psutil.cpu_count()} processors")
+    for row in rows:
+        for what, figures in LINES[row["part"]](row):
+            table.add_row(row["set"], what, figures)
+    console.print(table)
+
+
+def train_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of the part train."""
+    for number, training in enumerate(row["trainings"], start=1):
+        first = training["seconds_to_first_better"]
+        yield f"training {number}: first better version", "none" if first is None else f"after {first:.0f} s"
+        dice = ", ".join(
+            f"{each['stage']} {each['dice']:.3f} ({each['seconds']:.0f} s)" for each in training["versions"]
+        )
+        yield f"training {number}: Dice on {row['tests']} volumes", f"before {training['before']:.3f}; {dice}"
+
+
+def click_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of the part clicks."""
+    for name in ("first_click", "further_clicks"):
+        yield f"{name.replace('_', ' ')} to mask, s", in_words(row[name])
+    yield "Dice after each click", ", ".join(f"{each:.3f}" for each in row["dice_after_clicks"])
+
+
+def info_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of the part info."""
+    for name in ("idle", "while_segmenting"):
+        yield f"/info/ {name.replace('_', ' ')}, s", in_words(row[name])
+
+
+def memory_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of the part memory."""
+    growth = row["growth_mb_per_100_requests"]
+    yield (
+        f"memory over {row['requests']} requests, MB",
+        f"at rest {row['at_rest_mb']}, highest {row['highest_mb']}, at the end {row['at_the_end_mb']}, "
+        f"{growth:+.1f} a hundred requests",
+    )
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """A :func:`spread`."""
+    return f"median {figures['median']:.2f}, p95 {figures['p95']:.2f}, largest {figures['largest']:.2f}"
+
+
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, 95th percentile and largest."""
     if not seconds:
@@ -346,6 +397,7 @@ def form(fields: dict[str, str], file: tuple[str, str, bytes] | None = None) -> 
 
 
 MEASURES = {"train": measure_train, "clicks": measure_clicks, "info": measure_info, "memory": measure_memory}
+LINES = {"train": train_lines, "clicks": click_lines, "info": info_lines, "memory": memory_lines}
 
 
 if __name__ == "__main__":
