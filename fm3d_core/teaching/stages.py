@@ -228,12 +228,13 @@ class _Lesson:
         """By the Dice of both on some of the volumes that both have learned from."""
         learned = {case.voxels_sha256 for case in earlier.card.cases} - {""}
         common = [case for case in data.loaded if case.voxels_sha256 in learned][:MOST]
-        means = []
-        for version in (kept.version, earlier.version):
-            found = measured_on(self.store.load(version), common, data.task, settings.device, should_stop)
-            expected = expected_dice(found, "")
-            means.append(expected.cases if expected is not None else {})
-        return verdict_on_learned(*means)
+        ours, theirs = (
+            expected_dice(
+                measured_on(self.store.load(version), common, data.task, settings.device, should_stop), "learned from"
+            )
+            for version in (kept.version, earlier.version)
+        )
+        return verdict_on_learned(ours.cases if ours else {}, theirs.cases if theirs else {})
 
     def _on_unseen(self, earlier: StoredAdapter, data: TrainingSet) -> dict[str, float]:
         """Dice of the earlier version on volumes whose labels are new to it: nothing needs to be held out for that."""
