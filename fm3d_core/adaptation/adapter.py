@@ -14,11 +14,10 @@ from fm3d_core.adaptation.methods.parts import PartChoice
 from fm3d_core.errors import AdapterError, FM3DError, WeightsError
 from fm3d_core.files import atomic_folder, sha256_of
 from fm3d_core.models.zoo import BackboneSpec
-from fm3d_core.tasks import SegmentationTask
+from fm3d_core.tasks import Task, task_from_dict
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from fm3d_core.models.backbone import Backbone
     from fm3d_core.models.heads import KnownClassesHead
@@ -54,7 +53,7 @@ class AdapterCard:
     """Everything that makes an adapter usable and its origin checkable.
 
     Attributes:
-        task: labels and the preprocessing used in training, and so in inference.
+        task: what is asked, and the preprocessing used in training, and so in inference.
         method: name of the finetuning method.
         backbone: what rebuilds the backbone.
         backbone_sha256: its identity; another backbone is refused.
@@ -75,7 +74,7 @@ class AdapterCard:
         format: of this card.
     """
 
-    task: SegmentationTask
+    task: Task
     method: str
     backbone: BackboneSpec
     backbone_sha256: str
@@ -113,7 +112,7 @@ class AdapterCard:
         return cls(
             **{
                 **data,
-                "task": SegmentationTask.from_dict(data["task"]),
+                "task": task_from_dict(data["task"]),
                 "backbone": BackboneSpec(**data["backbone"]),
                 "window": (x, y, z),
                 "cases": tuple(UsedCase(**case) for case in data["cases"]),
@@ -212,10 +211,10 @@ class Adapter:
             )
         task = self.card.task
         if self.card.head == KNOWN_CLASSES:
-            head: nn.Module = self._known_classes(backbone)
+            network = DenseNetwork(backbone, self._known_classes(backbone))
         else:
-            head = task.build_head(backbone, self.card.head, linear=method.linear_head)
-        network = DenseNetwork(backbone, head, task.preprocessing.input_range if task.preprocessing else (-1.0, 1.0))
+            network = task.build_network(backbone, self.card.head, linear=method.linear_head)
+        network.input_range = task.preprocessing.input_range if task.preprocessing else (-1.0, 1.0)
         method.apply(network)
         wanted = trained_tensors(network)
         if {name: tensor.shape for name, tensor in wanted.items()} != {

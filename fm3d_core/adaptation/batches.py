@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, crop_positions, sample_crop
 from fm3d_core.adaptation.cases import TrainingCase
+from fm3d_core.adaptation.plan import CropSampling
 from fm3d_core.devices import autocast
 from fm3d_core.errors import Stopped
 from fm3d_core.models.backbone import Size
@@ -19,6 +20,7 @@ from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation.feature_cache import WindowFeatures
+    from fm3d_core.adaptation.published_augmentation import PublishedAugmentation
 
 CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
 KNOWN_POSITIONS = 10_000  # of a volume labelled in part, that crops are centred on
@@ -31,23 +33,30 @@ class Batch:
 
     Attributes:
         inputs: for the source that drew it.
-        target: (B, 1, X, Y, Z) classes, ``IGNORED`` where nothing was annotated.
+        target: (B, 1, X, Y, Z) classes, ``IGNORED`` where nothing was annotated; of a task about whole volumes what is
+            known of each, (B, T).
         names: of the cases.
         annotated: (B, classes) bool, which classes were annotated in the case; None: all in all.
+        values: (B, T) what is known of each whole volume besides; None: nothing.
     """
 
     inputs: tuple[torch.Tensor, ...]
     target: torch.Tensor
     names: tuple[str, ...]
     annotated: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
 
 class BatchSource(Protocol):
-    """Draws batches for ever, and computes the scores of one."""
+    """Draws batches for ever, and computes the scores of one (of a joint task, both of its scores)."""
 
     def draw(self) -> Batch: ...
 
-    def scores(self, batch: Batch) -> torch.Tensor: ...
+    def scores(self, batch: Batch) -> Any: ...
+
+
+class VoxelSource(BatchSource, Protocol):
+    """The same for tasks about voxels."""
 
     def features(self, batch: Batch) -> tuple[list[torch.Tensor], Size]:
         """The backbone's maps for a batch, without gradient, and the size of the padded image they are of."""
@@ -82,9 +91,9 @@ class CropSource:
         generator: of everything random here.
         device: where the network is.
         augmentation: None for straight crops.
+        sampling: where crops are centred, and how many of one volume follow each other; ``batch_size`` counts volumes.
+        change: of each crop after it was cut.
     """
-
-    FOREGROUND = 2 / 3
 
     def __init__(
         self,
@@ -95,32 +104,40 @@ class CropSource:
         generator: torch.Generator,
         device: torch.device,
         augmentation: Augmentation | None,
+        sampling: CropSampling = CropSampling(),  # noqa: B008  # immutable
+        change: PublishedAugmentation | None = None,
     ) -> None:
+        self.sampling, self.change = sampling, change
         self.network, self.cases, self.crop, self.batch_size = network, cases, crop, batch_size
         self.generator, self.device, self.augmentation = generator, device, augmentation
         self._classes = _number_of_classes(cases)
         self._foreground = [_positions_by_class(case.label) for case in cases]
+        if not sampling.structures_alike:
+            self._foreground = [[torch.cat(each)] if each else [] for each in self._foreground]
         self._known = [_some_known_positions(case.label) for case in cases]
 
     def draw(self) -> Batch:
         """Images (B, C, *crop) and their spacings (B, 3), target (B, 1, *crop)."""
         images, labels, drawn = [], [], []
-        for _ in range(self.batch_size):
-            index = self._random(len(self.cases))
+        volumes = [self._random(len(self.cases)) for _ in range(self.batch_size)]
+        for index in (each for each in volumes for _ in range(self.sampling.crops_per_volume)):
             case = self.cases[index]
             positions = crop_positions(self.crop, self._centre(index), self.augmentation, self.generator)
             image, label = sample_crop(case.image, case.label, positions)
             if self.augmentation is not None:
                 image = change_intensities(image, self.augmentation, self.generator)
+            if self.change is not None:
+                image, label = self.change.with_label(image, label)
             images.append(image)
             labels.append(label)
             drawn.append(case)
         image, spacing = torch.stack(images).to(self.device), torch.tensor([case.spacing for case in drawn])
         names = tuple(case.name for case in drawn)
-        return Batch((image, spacing), torch.stack(labels).to(self.device), names, _annotated(drawn, self._classes))
+        target = torch.stack(labels).to(self.device)
+        return Batch((image, spacing), target, names, _annotated(drawn, self._classes), _values(drawn))
 
-    def scores(self, batch: Batch) -> torch.Tensor:
-        """Scores (B, classes, *crop)."""
+    def scores(self, batch: Batch) -> Any:
+        """Scores (B, classes, *crop), of a joint task those of the whole volumes too."""
         return self.network(*batch.inputs)
 
     def features(self, batch: Batch) -> tuple[list[torch.Tensor], Size]:
@@ -138,7 +155,7 @@ class CropSource:
         middle = (size - 1) / 2
         half = torch.tensor(self.crop) / 2
         positions = self._foreground[index]
-        if positions and float(torch.rand(1, generator=self.generator)) < self.FOREGROUND:
+        if positions and float(torch.rand(1, generator=self.generator)) < self.sampling.foreground:
             chosen = positions[self._random(len(positions))]
             point = chosen[self._random(len(chosen))].float()
         elif (known := self._known[index]) is not None:
@@ -190,7 +207,7 @@ class FeatureSource:
             target = torch.zeros((1, 1, *maps[-1].shape[-3:]))
             _, x, y, z = part.label.shape
             target[0, :, :x, :y, :z] = part.label
-            self._items.append(Batch(tuple(maps), target, (part.name,), _annotated([part], classes)))
+            self._items.append(Batch(tuple(maps), target, (part.name,), _annotated([part], classes), _values([part])))
             used += sum(tensor.nbytes for tensor in maps)
             if used > FEATURE_BYTES:
                 break
@@ -200,8 +217,8 @@ class FeatureSource:
         """One window: its maps and its padded image, its target."""
         return self._items[int(torch.randint(len(self._items), (1,), generator=self.generator))]
 
-    def scores(self, batch: Batch) -> torch.Tensor:
-        """Scores (1, classes, *window)."""
+    def scores(self, batch: Batch) -> Any:
+        """Scores (1, classes, *window), of a joint task those of the whole volume too."""
         *maps, image = (tensor.float() for tensor in batch.inputs)
         return self.head(maps, image)
 
@@ -248,6 +265,11 @@ def _annotated(cases: Sequence[TrainingCase], classes: int) -> torch.Tensor | No
     return torch.tensor(
         [[case.annotated is None or value in case.annotated for value in range(classes)] for case in cases]
     )
+
+
+def _values(cases: Sequence[TrainingCase]) -> torch.Tensor | None:
+    """(B, T) what is known of each whole volume; None if nothing is."""
+    return torch.tensor([case.target for case in cases]) if cases[0].target else None
 
 
 def windows_of(case: TrainingCase, window: Size) -> list[TrainingCase]:

@@ -21,8 +21,8 @@ from fm3d_core.volumes import (
     Volume,
     check_label,
     map_label,
+    read_channels,
     read_label,
-    read_volume,
     refuse_constant,
 )
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from fm3d_core.models.weights.catalogue import NetworkInput
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks.task import DenseTask
 
 logger = logging.getLogger(__name__)
 PLANNED_VOXELS = 8_000_000  # a median case is not resampled to more voxels than this (a 200^3 volume)
@@ -45,6 +45,8 @@ class LabeledCase:
         image, label: the files; a DICOM series is a folder.
         values: structure name -> voxel value in this label file; None: the task's order, 1 to N.
         annotation: what of the volume was annotated; by default all.
+        more_channels: files of the image's further channels, in order.
+        target: what is known of the whole volume, for a task that asks it too (JointTask.read_target).
     """
 
     name: str
@@ -52,6 +54,8 @@ class LabeledCase:
     label: Path
     values: Mapping[str, int] | None = None
     annotation: Annotation = COMPLETE
+    more_channels: tuple[Path, ...] = ()
+    target: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class LoadedCase:
         voxels_sha256: of the image's values.
         annotation: what was annotated.
         annotated: classes (0 is background) that were annotated; None: all of the task.
+        target: what is known of the whole volume.
     """
 
     name: str
@@ -76,6 +81,7 @@ class LoadedCase:
     voxels_sha256: str
     annotation: Annotation = COMPLETE
     annotated: tuple[int, ...] | None = None
+    target: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class TrainingCase:
         label: (1, X, Y, Z) uint8 in the task's order, ``IGNORED`` where nothing was annotated.
         spacing: mm per voxel of both.
         annotated: classes (0 is background) that were annotated; None: all of the task.
+        target: what is known of the whole volume.
     """
 
     name: str
@@ -95,11 +102,12 @@ class TrainingCase:
     label: torch.Tensor
     spacing: tuple[float, float, float]
     annotated: tuple[int, ...] | None = None
+    target: tuple[float, ...] = ()
 
 
 def load_cases(
     cases: Sequence[LabeledCase],
-    task: SegmentationTask,
+    task: DenseTask,
     *,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
@@ -159,9 +167,9 @@ def notes_on_labels(cases: Sequence[LoadedCase]) -> list[str]:
     return notes
 
 
-def _require_classes(loaded: Sequence[LoadedCase], task: SegmentationTask) -> None:
+def _require_classes(loaded: Sequence[LoadedCase], task: DenseTask) -> None:
     present = set().union(*(set(np.unique(case.label.array).tolist()) for case in loaded))
-    missing = [name for name, value in task.values.items() if value not in present]
+    missing = [name for value, name in enumerate(task.drawn, start=1) if value not in present]
     if 0 not in present and any(IGNORED in case.label.array for case in loaded):
         raise CaseError(
             "no voxel is annotated as background, so everything would become a structure",
@@ -174,26 +182,26 @@ def _require_classes(loaded: Sequence[LoadedCase], task: SegmentationTask) -> No
         )
 
 
-def _load(case: LabeledCase, task: SegmentationTask) -> LoadedCase:
-    values = dict(case.values) if case.values is not None else task.values
-    image = read_volume(case.image)
+def _load(case: LabeledCase, task: DenseTask) -> LoadedCase:
+    values = dict(case.values) if case.values is not None else task.drawn
+    image = read_channels((case.image, *case.more_channels), task.channels)
     refuse_constant(image)
     label = read_label(case.label, names=case.annotation.names_of(values))
     check_label(label, image, allow_empty=case.annotation.unlabelled_value == 0)
-    label, annotation = map_label(label, values, task.labels, case.annotation)
+    label, annotation = map_label(label, values, tuple(task.drawn), case.annotation)
     if np.isin(label.array, (0, IGNORED)).all():
         raise LabelError(
-            f"none of {', '.join(task.labels)} is labelled", path=case.label, remedy="Draw it or leave the case out"
+            f"none of {', '.join(task.drawn)} is labelled", path=case.label, remedy="Draw it or leave the case out"
         )
     hashes = sha256_of_image(case.image), sha256_of_image(case.label), sha256_of_voxels(image)
-    return LoadedCase(case.name, image, label, *hashes, annotation, _annotated(annotation, task))
+    return LoadedCase(case.name, image, label, *hashes, annotation, _annotated(annotation, task), case.target)
 
 
-def _annotated(annotation: Annotation, task: SegmentationTask) -> tuple[int, ...] | None:
+def _annotated(annotation: Annotation, task: DenseTask) -> tuple[int, ...] | None:
     """The classes that were annotated; None if these are all of the task."""
-    if annotation.structures is None or set(task.labels) <= set(annotation.structures):
+    if annotation.structures is None or set(task.drawn) <= set(annotation.structures):
         return None
-    return (0, *(value for name, value in task.values.items() if name in annotation.structures))
+    return (0, *(value for value, name in enumerate(task.drawn, start=1) if name in annotation.structures))
 
 
 def sha256_of_image(path: Path) -> str:
@@ -211,7 +219,8 @@ def sha256_of_voxels(volume: Volume) -> str:
     import hashlib
 
     digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype}".encode())
-    digest.update(np.ascontiguousarray(volume.array).data)
+    for array in volume.channels:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -277,19 +286,19 @@ def prepare_cases(
         clock.report(done)
         volume = preprocessing.prepare(case.image)
         label = preprocessing.prepare_label(case.label, volume, ignored=IGNORED)
-        prepared.append(TrainingCase(case.name, volume.image, label, volume.spacing, case.annotated))
+        prepared.append(TrainingCase(case.name, volume.image, label, volume.spacing, case.annotated, case.target))
     clock.report(len(cases))
     return prepared
 
 
-def check_structures_left(cases: Sequence[TrainingCase], task: SegmentationTask) -> None:
+def check_structures_left(cases: Sequence[TrainingCase], task: DenseTask) -> None:
     """Refuse to learn a structure of which no voxel is left on the prepared grids.
 
     Raises:
         CaseError: names the structure.
     """
     left = set().union(*(set(case.label.unique().tolist()) for case in cases))
-    if lost := [name for name, value in task.values.items() if value not in left]:
+    if lost := [name for value, name in enumerate(task.drawn, start=1) if value not in left]:
         raise CaseError(
             f"no voxel of {', '.join(lost)} is left after resampling",
             remedy="Label more of it, or give a task with a finer spacing or without crop_foreground",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.adaptation.batches import VoxelSource
 from fm3d_core.errors import Stopped
 from fm3d_core.models.heads import AdaptedHead, LinearHead
 from fm3d_core.models.network import DenseNetwork
@@ -100,7 +100,7 @@ def can_be_solved(network: DenseNetwork) -> bool:
 
 def solve_head(
     network: DenseNetwork,
-    source: BatchSource,
+    source: VoxelSource,
     seed: int,
     *,
     known: Solution | None = None,
@@ -246,7 +246,7 @@ def usable(drawn: Sequence[tuple[Voxels, torch.Tensor]]) -> list[Voxels]:
     return [voxels for voxels in certain if len(voxels.labels)]
 
 
-def _draw(source: BatchSource, generator: torch.Generator) -> tuple[Voxels, torch.Tensor]:
+def _draw(source: VoxelSource, generator: torch.Generator) -> tuple[Voxels, torch.Tensor]:
     """Random annotated voxels of one batch, and (n,) bool which of them are doubtful background.
 
     An image without any annotated voxel gives voxels labelled ``IGNORED``.

@@ -11,7 +11,7 @@ from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation.cases import LoadedCase
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks import DenseTask
 
 MARGIN = 0.3  # relative deviation of a size that is still ordinary: FSEFT's (Silva-Rodriguez et al. 2023)
 _BELIEVED = 3  # volumes that the spread believed beforehand weighs as much as
@@ -77,9 +77,15 @@ def size_priors(sizes: Mapping[str, Sequence[float]]) -> dict[str, SizePrior]:
     return {name: prior for name, prior in found.items() if prior is not None}
 
 
-def measured_sizes(cases: Sequence[LoadedCase], task: SegmentationTask) -> dict[str, tuple[float, ...]]:
-    """Structure -> its size in ml in each volume where all of it was annotated; 0 where it is absent."""
+def measured_sizes(cases: Sequence[LoadedCase], task: DenseTask) -> dict[str, tuple[float, ...]]:
+    """Structure -> its size in ml in each volume where all of it was annotated; 0 where it is absent.
+
+    None of regions that overlap.
+    """
     import numpy as np
+
+    if not task.exclusive:
+        return {}
 
     sizes: dict[str, list[float]] = {name: [] for name in task.labels}
     for case in cases:

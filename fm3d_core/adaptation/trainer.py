@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.adaptation.plan import Schedule
 from fm3d_core.adaptation.plateau import Plateau
+from fm3d_core.adaptation.selection import Selection
 from fm3d_core.clocks import ClockName, Stopwatch
 from fm3d_core.devices import autocast
 from fm3d_core.errors import CaseError, Stopped
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-WARMUP = 0.03  # share of the budget over which the learning rate rises
+LossFunction = Callable[..., torch.Tensor]
 REPORT_SECONDS = 0.5
 WORTH_KEEPING = 0.1  # share of the budget from which a training that is stopped has something to keep
 
@@ -64,18 +65,20 @@ def optimise(
     device: torch.device,
     progress: ProgressCallback,
     should_stop: ShouldStop,
-    weight_decay: float = 1e-4,
-    gradient_clip: float = 12.0,
+    schedule: Schedule = Schedule(),  # noqa: B008  # immutable
+    selection: Selection | None = None,
     after_step: Callable[[float], None] | None = None,
     keep_when_stopped: bool = False,
 ) -> TrainingRecord:
-    """Train ``parameters`` in place with AdamW, a short warm-up and polynomial decay (power 0.9, as nnU-Net).
+    """Train ``parameters`` in place with AdamW; the learning rate rises and falls as ``schedule`` says.
 
     Args:
         source: draws batches and computes their scores.
-        loss_function: of scores (B, classes, X, Y, Z), target (B, 1, X, Y, Z) and the batch's ``annotated``.
+        loss_function: of the scores, the batch's target, its ``annotated``, and its ``values`` if it has any.
         budget: when to end.
-        gradient_clip: largest norm of the gradient (nnU-Net: 12).
+        schedule: of the learning rate, and what else AdamW is told.
+        selection: looks at validation cases now and then; at the end the parameters are the best it has seen. Being
+            stopped is then no error: what was best so far stays.
         after_step: called after each step of the optimiser with the step's learning rate.
         keep_when_stopped: a stop after :data:`WORTH_KEEPING` of the budget is no error; parameters stay as they are.
 
@@ -84,21 +87,23 @@ def optimise(
         Stopped: ``should_stop`` said so.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=schedule.weight_decay)
     clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
-    smoothed, step, last_report, plateau = math.nan, 0, -math.inf, Plateau()
+    smoothed, step, last_report, plateau, stopped = math.nan, 0, -math.inf, Plateau(), False
     while (spent := plateau.shortened(budget.fraction(step, watch.elapsed))) < 1:
         if should_stop():
-            if keep_when_stopped and spent >= WORTH_KEEPING:
-                return TrainingRecord(step, watch.elapsed, smoothed, stopped=True)
+            stopped = step > 0 and (selection is not None or (keep_when_stopped and spent >= WORTH_KEEPING))
+            if stopped:
+                break
             raise Stopped("Training")
-        rate = learning_rate * _schedule(spent)
+        rate = learning_rate * schedule.factor(step, budget.steps, spent)
         for group in optimiser.param_groups:
             group["lr"] = rate
         batch = source.draw()
         with autocast(device):
             scores = source.scores(batch)
-        loss = loss_function(scores, batch.target.to(device), batch.annotated)
+        values = () if batch.values is None else (batch.values.to(device),)
+        loss = loss_function(scores, batch.target.to(device), batch.annotated, *values)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise CaseError(
@@ -107,7 +112,8 @@ def optimise(
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, gradient_clip)
+        if schedule.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(trained, schedule.gradient_clip)
         optimiser.step()
         if after_step is not None:
             after_step(rate)
@@ -118,10 +124,12 @@ def optimise(
         if clock.elapsed - last_report > REPORT_SECONDS:
             last_report = clock.elapsed
             clock.report(step, loss=smoothed, fraction=plateau.shortened(budget.fraction(step, watch.elapsed)))
+        if selection is not None and selection.due(step):
+            figures = selection.look(step)
+            clock.report(step, loss=smoothed, metrics=figures, fraction=budget.fraction(step, watch.elapsed))
+    if selection is not None:
+        if not stopped or not selection.best:
+            selection.look(step)
+        selection.restore()
     clock.report(step, loss=smoothed, fraction=1.0)
-    return TrainingRecord(step, watch.elapsed, smoothed, plateau.reached)
-
-
-def _schedule(spent: float) -> float:
-    """Factor of the learning rate when a share ``spent`` of the budget is used."""
-    return min(0.05 + spent / WARMUP, 1.0) * float((1 - spent) ** 0.9)
+    return TrainingRecord(step, watch.elapsed, smoothed, plateau.reached, stopped)

@@ -19,11 +19,12 @@ from fm3d_core.adaptation.cases import (
     prepare_cases,
 )
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.tasks.segmentation import SegmentationTask
 from fm3d_core.volumes import IGNORED
 
 if TYPE_CHECKING:
     from fm3d_core.models.weights.catalogue import NetworkInput
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks import DenseTask, Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingSet:
         notes: choices that were made for the user.
     """
 
-    task: SegmentationTask
+    task: DenseTask
     loaded: tuple[LoadedCase, ...]
     prepared: tuple[TrainingCase, ...]
     left_out: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class TrainingSet:
         """The same cases with fewer structures, numbered anew; of those left out nothing is drawn."""
         import torch
 
+        assert isinstance(self.task, SegmentationTask)  # the only task that is taught in stages
         task = replace(self.task, labels=labels)
         numbers = {0: 0, IGNORED: IGNORED, **{self.task.values[name]: value for name, value in task.values.items()}}
         table = np.zeros(256, np.uint8)
@@ -86,7 +88,7 @@ class TrainingSet:
 
 def read_training_set(
     cases: Sequence[LabeledCase],
-    task: SegmentationTask,
+    task: DenseTask,
     fed: NetworkInput | None = None,
     *,
     progress: ProgressCallback = ignore_progress,
@@ -108,7 +110,7 @@ def read_training_set(
     loaded, refused = load_cases(cases, task, progress=progress, should_stop=should_stop)
     notes: list[str] = []
     if task.preprocessing is None:
-        task = replace(task, preprocessing=plan_preprocessing(loaded, fed))
+        task = task.with_preprocessing(plan_preprocessing(loaded, fed))
         notes += _notes_on_input(task, fed)
     assert task.preprocessing is not None
     notes += notes_on_labels(loaded)
@@ -119,7 +121,7 @@ def read_training_set(
     return TrainingSet(task, tuple(loaded), tuple(prepared), tuple(refused), tuple(notes))
 
 
-def _notes_on_input(task: SegmentationTask, fed: NetworkInput | None) -> list[str]:
+def _notes_on_input(task: Task, fed: NetworkInput | None) -> list[str]:
     """What was taken from the weights' pretraining, and what could not be."""
     if fed is None or task.preprocessing is None:
         return []

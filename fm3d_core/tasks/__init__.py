@@ -8,13 +8,14 @@ from fm3d_core.tasks.regions import RegionsTask
 from fm3d_core.tasks.regression import RegressionTask
 from fm3d_core.tasks.segmentation import SegmentationTask
 from fm3d_core.tasks.survival import SurvivalTask
-from fm3d_core.tasks.task import HEADS, Task, check_head
+from fm3d_core.tasks.task import HEADS, DenseTask, Task, check_head
 from fm3d_core.tasks.whole_volume import WholeVolumeTask
 
 __all__ = [
     "HEADS",
     "TASKS",
     "ClassificationTask",
+    "DenseTask",
     "JointTask",
     "MultilabelTask",
     "RegionsTask",

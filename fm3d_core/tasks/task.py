@@ -81,6 +81,17 @@ class Task(Protocol):
         ...
 
 
+class DenseTask(Task, Protocol):
+    """A question about every voxel, learned from label maps.
+
+    Attributes:
+        drawn: name -> voxel value of what is drawn in a label file that says nothing else; in memory the n-th is n.
+    """
+
+    @property
+    def drawn(self) -> dict[str, int]: ...
+
+
 def check_head(name: str) -> None:
     """Raise SettingsError unless ``name`` is one of :data:`HEADS`."""
     if name not in HEADS:
