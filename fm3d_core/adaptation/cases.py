@@ -111,10 +111,12 @@ def load_cases(
     *,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
+    complete: bool = True,
 ) -> tuple[list[LoadedCase], list[str]]:
     """Read and check the cases; a bad one is left out and the reason returned, with the case's name for its path.
 
-    A volume given twice with the same label is used once.
+    A volume given twice with the same label is used once. ``complete``: whether every structure must be in some case,
+    as is needed to learn it.
 
     Raises:
         CaseError: no case is left, or a structure or the background is in none of them.
@@ -142,7 +144,8 @@ def load_cases(
         if len(refused) == 1:
             raise refused[0][1]
         raise CaseError(f"none of the {len(cases)} labelled cases can be used", remedy=f"The first: {refused[0][1]}")
-    _require_classes(loaded, task)
+    if complete:
+        _require_classes(loaded, task)
     return loaded, [str(type(error)(error.problem, remedy=error.remedy, path=name)) for name, error in refused]
 
 

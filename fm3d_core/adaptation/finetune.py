@@ -13,12 +13,15 @@ from fm3d_core.adaptation.known_classes import begin_with, known_rows, known_sol
 from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
+from fm3d_core.adaptation.plan import FEW_SHOT, TrainingPlan
+from fm3d_core.adaptation.selection import Selection
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.adaptation.size_prior import measured_sizes
 from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
 from fm3d_core.adaptation.warm_start import go_on_from, knows_all
 from fm3d_core.clocks import Stopwatch
 from fm3d_core.devices import choose_device
+from fm3d_core.errors import SettingsError
 from fm3d_core.models.weights.catalogue import find_entry
 from fm3d_core.models.weights.importing import DEFAULT_BACKBONE, RANDOM, choose_weights
 from fm3d_core.models.weights.shipped_weights import shipped_for
@@ -31,16 +34,18 @@ from fm3d_core.volumes import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-    from fm3d_core.adaptation.batches import BatchSource
+    from fm3d_core.adaptation.batches import BatchSource, VoxelSource
     from fm3d_core.adaptation.cases import TrainingCase
     from fm3d_core.adaptation.closed_form import Solution
     from fm3d_core.adaptation.feature_cache import FeatureCache, WindowFeatures
     from fm3d_core.models.backbone import Size
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.models.weights.catalogue import NetworkInput
+    from fm3d_core.tasks import DenseTask, Task
 
 StageCallback = Callable[[Adapter], None]
 CUT_SHORT = "cut_short"  # the stage of an adapter whose training was stopped
+Select = Callable[["DenseNetwork"], Selection]
 
 
 def ignore_stage(adapter: Adapter) -> None:
@@ -49,7 +54,7 @@ def ignore_stage(adapter: Adapter) -> None:
 
 def finetune(
     cases: Sequence[LabeledCase],
-    task: SegmentationTask,
+    task: DenseTask,
     settings: FinetuneSettings,
     *,
     progress: ProgressCallback = ignore_progress,
@@ -75,6 +80,8 @@ def finetune(
     if settings.method == NoTraining.name:
         from fm3d_core.adaptation.zero_shot import require_zero_shot
 
+        if not isinstance(task, SegmentationTask):
+            raise SettingsError("method none knows structures by name only", remedy="Choose another method")
         return require_zero_shot(task, settings)
     choose_device(settings.device)  # says what is wrong with it before any volume is read
     fed = spec_of(settings, task.channels)[1]
@@ -89,6 +96,8 @@ def train(
     start: Adapter | None = None,
     probe: Adapter | None = None,
     cache: FeatureCache | None = None,
+    plan: TrainingPlan = TrainingPlan(),  # noqa: B008  # immutable
+    select: Select | None = None,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
     on_stage: StageCallback = ignore_stage,
@@ -102,6 +111,8 @@ def train(
         start: an adapter that fits (:func:`fm3d_core.adaptation.warm_start.why_not`), from which training goes on.
         probe: a linear probe of the same backbone and task, whose head a linear head begins with; None solves for it.
         cache: where features of the frozen backbone are kept from one training to the next.
+        plan: what a recipe fixes besides the settings.
+        select: makes the choice of the best weights by validation cases; None: the last weights are taken.
         progress, should_stop, on_stage: as of :func:`finetune`.
         keep_when_stopped: once training has got somewhere, a stop gives what was learned until then; its card's stage
             is :data:`CUT_SHORT`.
@@ -110,11 +121,8 @@ def train(
         FM3DError: a mistake in settings or weights.
         Stopped: ``should_stop`` said so; nothing is kept.
     """
-    import torch
-
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.closed_form import can_be_solved, linear_part, solve_head
-    from fm3d_core.adaptation.trainer import Budget, optimise
 
     method, task = check_method(settings.method, settings.decoder, settings.bottleneck), data.task
     device = choose_device(settings.device)
@@ -123,15 +131,16 @@ def train(
     assert task.preprocessing is not None  # a training set has planned it
     network.input_range = task.preprocessing.input_range
     network.to(device)
-    window = start.card.window if start is not None else plan_crop(data.prepared, network.size_multiple)
+    planned = plan.crop or plan_crop(data.prepared, network.size_multiple)
+    window = start.card.window if start is not None else planned
     watch = Stopwatch(settings.clock)
     kept = cache.of(built.sha256, device) if cache is not None else None
-    source = batch_source(network, method, data.prepared, window, settings, device, progress, should_stop, kept)
+    source = batch_source(network, method, data.prepared, window, settings, device, progress, should_stop, kept, plan)
     card = card_of_training(data, settings, built, window)
     known = start is not None and knows_all(start, task)
     probed = {name.removeprefix("head."): tensor for name, tensor in probe.tensors.items()} if probe is not None else {}
     first_head = dict(start.first_head) if start is not None and known else probed
-    if settings.closed_form and can_be_solved(network) and not known:
+    if settings.closed_form and can_be_solved(network) and not known and isinstance(task, SegmentationTask):
         head, plain = linear_part(network.head), "new" not in (settings.decoder, settings.bottleneck)
         if probed and plain:
             head.load_state_dict(probed)
@@ -143,29 +152,75 @@ def train(
             on_stage(linear_head(card, network, watch.elapsed))
     if start is not None:
         go_on_from(start, network, task, settings.head, linear=method.linear_head)
+    return finished(
+        card,
+        network,
+        source,
+        method,
+        settings,
+        plan,
+        select,
+        watch,
+        device,
+        progress,
+        should_stop,
+        first_head,
+        keep_when_stopped,
+    )
+
+
+def finished(
+    card: AdapterCard,
+    network: DenseNetwork,
+    source: BatchSource,
+    method: Method,
+    settings: FinetuneSettings,
+    plan: TrainingPlan,
+    select: Select | None,
+    watch: Stopwatch,
+    device: torch.device,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+    first_head: dict[str, torch.Tensor] | None = None,
+    keep_when_stopped: bool = False,
+) -> Adapter:
+    """Train a network that is built, and make the adapter of it.
+
+    Raises:
+        Stopped: ``should_stop`` said so before anything was learned that can be kept.
+    """
+    import torch
+
+    from fm3d_core.adaptation.trainer import Budget, optimise
+
+    selection = select(network) if select is not None else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # of modules that only train: dropout, stochastic depth
         record = optimise(
             source,
             network.parameters(),
-            task.loss(),
+            card.task.loss(),
             Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock, settings.until_plateau),
             learning_rate=settings.learning_rate or method.learning_rate,
             device=device,
             progress=progress,
             should_stop=should_stop,
+            schedule=plan.schedule,
+            selection=selection,
             after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
             keep_when_stopped=keep_when_stopped,
         )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
-    card = replace(card, training=training, stage=CUT_SHORT if record.stopped else "final")
-    if record.stopped:
-        said = f"Training was cancelled after {record.steps} steps; this is what it had learned until then"
-        card = replace(card, notes=(*card.notes, said))
+    notes = list(card.notes)
     if record.plateau:
-        said = f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell"
-        card = replace(card, notes=(*card.notes, said))
-    return Adapter(card, in_half(_to_cpu(trained_tensors(network))), first_head)
+        notes.append(f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell")
+    if selection is not None:
+        figures = {f"validation_{name}": round(value, 5) for name, value in selection.best.items()}
+        training |= {"best_step": selection.step, **{name: value for name, value in figures.items() if value == value}}
+    if record.stopped:
+        notes.append(f"Training was cancelled after {record.steps} steps; this is what it had learned until then")
+    card = replace(card, training=training, stage=CUT_SHORT if record.stopped else "final", notes=tuple(notes))
+    return Adapter(card, in_half(_to_cpu(trained_tensors(network))), first_head or {})
 
 
 def card_of_training(data: TrainingSet, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
@@ -232,7 +287,7 @@ class Built:
     known: Solution | None = None
 
 
-def build(task: SegmentationTask, settings: FinetuneSettings, method: Method) -> Built:
+def build(task: Task, settings: FinetuneSettings, method: Method) -> Built:
     """The network that a training with these settings begins from.
 
     Raises:
@@ -249,13 +304,12 @@ def build(task: SegmentationTask, settings: FinetuneSettings, method: Method) ->
 
     from fm3d_core.adaptation.closed_form import linear_part
     from fm3d_core.models.heads import LinearHead
-    from fm3d_core.models.network import DenseNetwork
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = DenseNetwork(backbone, task.build_head(backbone, settings.head, linear=method.linear_head))
+        network = task.build_network(backbone, settings.head, linear=method.linear_head)
         method.apply(network)
-    rows = known_rows(task, spec)
+    rows = known_rows(task, spec) if isinstance(task, SegmentationTask) else {}
     head = linear_part(network.head)
     if rows and not settings.closed_form and isinstance(head, LinearHead):
         begin_with(rows, head)
@@ -287,7 +341,8 @@ def batch_source(
     progress: ProgressCallback,
     should_stop: ShouldStop,
     cache: WindowFeatures | None = None,
-) -> BatchSource:
+    plan: TrainingPlan = TrainingPlan(),  # noqa: B008  # immutable
+) -> VoxelSource:
     """What a method trains on: features computed once if the backbone stays untouched, else augmented crops.
 
     Features come from ``cache`` where they were computed before.
@@ -299,16 +354,19 @@ def batch_source(
 
     from fm3d_core.adaptation.augmentation import Augmentation
     from fm3d_core.adaptation.batches import CropSource, FeatureSource
+    from fm3d_core.adaptation.published_augmentation import published
 
     generator = torch.Generator().manual_seed(settings.seed)
     if method.frozen_backbone and not network.runs_backbone:
         return FeatureSource(
             network, cases, window, generator, device, progress=progress, should_stop=should_stop, cache=cache
         )
-    return CropSource(network, cases, window, settings.batch_size, generator, device, Augmentation())
+    own = Augmentation() if plan.augmentation == FEW_SHOT else None
+    change = published(plan.augmentation, window, labelled=True, seed=settings.seed)
+    return CropSource(network, cases, window, settings.batch_size, generator, device, own, plan.sampling, change)
 
 
-def _card(task: SegmentationTask, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
+def _card(task: Task, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
     return AdapterCard(
         task=task,
         method=settings.method,

@@ -32,6 +32,16 @@ def check_augmentation(name: str) -> None:
         raise SettingsError(f"unknown augmentation '{name}'", remedy=f"Choose one of: {', '.join(known)}")
 
 
+def published(name: str, crop: tuple[int, int, int], *, labelled: bool, seed: int) -> PublishedAugmentation | None:
+    """The augmentation of this name; None of few_shot, which is no change after the crop, and of none.
+
+    Raises:
+        SettingsError: unknown name, or a crop that cannot be turned.
+    """
+    check_augmentation(name)
+    return None if name in (FEW_SHOT, NONE) else PublishedAugmentation(name, crop, labelled=labelled, seed=seed)
+
+
 class PublishedAugmentation:
     """Random changes of a crop after it was cut.
 

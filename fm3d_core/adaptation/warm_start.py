@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fm3d_core.errors import AdapterError
+from fm3d_core.tasks.segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import torch
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.adapter import Adapter, AdapterCard
     from fm3d_core.adaptation.settings import FinetuneSettings
     from fm3d_core.models.network import DenseNetwork
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks import DenseTask, Task
 
 
-def why_not(card: AdapterCard, task: SegmentationTask, settings: FinetuneSettings, backbone_sha256: str) -> str | None:
+def why_not(card: AdapterCard, task: Task, settings: FinetuneSettings, backbone_sha256: str) -> str | None:
     """Why training cannot go on from an adapter, in words; None if it can.
 
     Args:
@@ -25,6 +26,8 @@ def why_not(card: AdapterCard, task: SegmentationTask, settings: FinetuneSetting
         settings: of the training, with its method and head.
         backbone_sha256: of the backbone before training.
     """
+    if card.task.kind != task.kind:
+        return f"it answers another kind of question ({card.task.kind})"
     if not card.cases:
         return "it has learned from no volume"
     if card.backbone_sha256 != backbone_sha256:
@@ -41,12 +44,12 @@ def why_not(card: AdapterCard, task: SegmentationTask, settings: FinetuneSetting
     return None
 
 
-def knows_all(start: Adapter, task: SegmentationTask) -> bool:
+def knows_all(start: Adapter, task: Task) -> bool:
     """Whether an adapter has learned every structure of a task."""
     return set(task.labels) <= set(start.card.task.labels)
 
 
-def go_on_from(start: Adapter, network: DenseNetwork, task: SegmentationTask, head: str, *, linear: bool) -> None:
+def go_on_from(start: Adapter, network: DenseNetwork, task: DenseTask, head: str, *, linear: bool) -> None:
     """Copy an adapter's weights into a network, in place.
 
     The rows of classes (their weights and biases in the last layer) go by name; those of structures that the adapter
@@ -82,7 +85,7 @@ def go_on_from(start: Adapter, network: DenseNetwork, task: SegmentationTask, he
                 tensor.copy_(given)
 
 
-def _class_rows(network: DenseNetwork, task: SegmentationTask, head: str, *, linear: bool) -> set[str]:
+def _class_rows(network: DenseNetwork, task: DenseTask, head: str, *, linear: bool) -> set[str]:
     """Names of the network's tensors that have one row per class: those that one more structure would change."""
     import torch
 
@@ -91,6 +94,8 @@ def _class_rows(network: DenseNetwork, task: SegmentationTask, head: str, *, lin
     inner, prefix = network.head, "head."
     if isinstance(inner, AdaptedHead):
         inner, prefix = inner.head, "head.head."
+    if not isinstance(task, SegmentationTask):
+        return set()
     larger = replace(task, labels=(*task.labels, "/".join(task.labels) + "/"))
     with torch.random.fork_rng(devices=[]):
         other: dict[str, torch.Tensor] = larger.build_head(network.backbone, head, linear=linear).state_dict()

@@ -11,6 +11,7 @@ import tyro
 
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.cli.options import StoreOption, choose_cases
+from fm3d_core.cli.recipe_run import RecipeOption
 from fm3d_core.cli.shots import DrawsOption, draw, run_draws, tell
 from fm3d_core.errors import CaseError, SettingsError
 
@@ -33,25 +34,32 @@ class Finetune:
     DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json. Where labels
     are partial, annotation.json says what was annotated.
 
+    A published recipe learns from a list of cases, whatever its question: segmentation, classes, values, survival
+    (fm3d recipes list): fm3d finetune --recipe LA_SEG --data list.json
+
     Attributes:
-        data: folder of the labelled cases.
+        folder: folder of the labelled cases.
+        data: the same; with --recipe a list of cases in JSON or CSV.
         shots: how many cases to learn from, in order of name; default: all.
         cases: names of the cases to learn from, instead of a number.
         labels: the structures to learn, by name; default: all of the folder.
         task: YAML file with labels and preprocessing, instead of labels.
         cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes one to
             three times as long again. A preset does so anyway, in its own time.
+        recipe: a published recipe.
         draws: random draws of the cases, measured.
         settings: method, backbone, budget.
         store: where the adapter goes.
     """
 
-    data: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DATA")] = None
+    data: Path | None = None
     shots: int | None = None
     cases: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     task: Path | None = None
     cross_validate: bool = False
+    recipe: Annotated[RecipeOption, tyro.conf.arg(name="")] = field(default_factory=RecipeOption)
     draws: Annotated[DrawsOption, tyro.conf.arg(name="")] = field(default_factory=DrawsOption)
     settings: Annotated[FinetuneSettings, tyro.conf.arg(name="")] = field(default_factory=FinetuneSettings)
     store: Annotated[StoreOption, tyro.conf.arg(name="")] = field(default_factory=StoreOption)
@@ -64,6 +72,10 @@ class Finetune:
         from fm3d_core.teaching import teach
 
         console = Console()
+        if self.recipe.recipe is not None:
+            self._check_recipe()
+            return self.recipe.run(self._place(), self.settings, self.store.open(), console)
+        self.recipe.check_unused()
         self.draws.check(self.shots, self.cases)
         if self.draws.wanted and self.shots is not None:
             return self._run_draws(self.shots, console)
@@ -92,10 +104,30 @@ class Finetune:
             said = f"{expected}; {expected.how}" if expected else "unknown: no structure could be held out"
             console.print(f"Dice to expect on a further volume: {said}", soft_wrap=True)
 
+    def _place(self) -> Path:
+        """The folder or list that was given.
+
+        Raises:
+            SettingsError: none, or two.
+        """
+        if (self.folder is None) == (self.data is None):
+            problem = "no data are given" if self.data is None else "both DATA and --data are given"
+            raise SettingsError(problem, remedy="Say fm3d finetune FOLDER, or fm3d finetune --recipe NAME --data LIST")
+        return self.folder or self.data or Path()
+
+    def _check_recipe(self) -> None:
+        """Refuse options that say what a recipe and its list say."""
+        own: dict[str, object] = {"shots": self.shots, "cases": self.cases, "labels": self.labels, "task": self.task}
+        own |= {"cross-validate": self.cross_validate, "preset": self.settings.preset, "draws": self.draws.wanted}
+        if wrong := [name for name, value in own.items() if value]:
+            raise SettingsError(
+                f"--{wrong[0]} does not go with --recipe", remedy="The list says the cases, --set changes the recipe"
+            )
+
     def _run_draws(self, shots: int, console: Console) -> None:
         from fm3d_core.adaptation.fseft_protocol import fseft_settings
 
-        drawn = draw(self.data, self.draws, shots, self.labels)
+        drawn = draw(self._place(), self.draws, shots, self.labels)
         task = drawn.task(self.labels, self._task_file())
         settings = fseft_settings(self.settings, shots) if self.draws.fseft else self.settings
         rows = run_draws(drawn, task, settings, self.store.open(), console)
@@ -106,23 +138,24 @@ class Finetune:
         from fm3d_core.tasks import SegmentationTask
         from fm3d_core.volumes import find_cases, read_annotations, read_label_names
 
-        every = find_cases(self.data, labelled=True)
-        annotations = read_annotations(self.data, every)
-        found = choose_cases(every, self.cases, self.data)
+        data = self._place()
+        every = find_cases(data, labelled=True)
+        annotations = read_annotations(data, every)
+        found = choose_cases(every, self.cases, data)
         if self.shots is not None:
             if not 1 <= self.shots <= len(found):
                 raise CaseError(
                     f"holds {len(found)} labelled cases, but {self.shots} are asked for",
-                    path=self.data,
+                    path=data,
                     remedy="Add cases or change --shots",
                 )
             found = found[: self.shots]
-        values = {name: value for value, name in read_label_names(self.data, found).items()}
+        values = {name: value for value, name in read_label_names(data, found).items()}
         structures = tuple(name for name in values if name.lower() != "background")
         task = self._task_file() or SegmentationTask(self.labels or structures)
         if unknown := [name for name in task.labels if name not in values]:
             raise SettingsError(
-                f"unknown label {', '.join(unknown)}", path=self.data, remedy=f"Its labels: {', '.join(values)}"
+                f"unknown label {', '.join(unknown)}", path=data, remedy=f"Its labels: {', '.join(values)}"
             )
         cases = [
             LabeledCase(case.name, case.image, case.label, values, annotations[case.name])

@@ -58,6 +58,7 @@ def _commands() -> Any:
     from fm3d_core.cli.predict import Predict
     from fm3d_core.cli.pretrain import Pretrain
     from fm3d_core.cli.probe import Probe
+    from fm3d_core.cli.recipes import Recipes
     from fm3d_core.cli.segment import Segment
     from fm3d_core.cli.serve import ServeSettings
     from fm3d_core.cli.visualize import Visualize
@@ -80,6 +81,7 @@ def _commands() -> Any:
         "weights": Weights,
         "data": Data,
         "pretrain": Pretrain,
+        "recipes": Recipes,
     }
     return Union[  # noqa: UP007  # built at run time
         tuple(Annotated[command, subcommand(name, prefix_name=False)] for name, command in commands.items())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.feature_cache import FeatureCache
     from fm3d_core.adaptation.training_set import TrainingSet
     from fm3d_core.inference import Predictor
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks import DenseTask, SegmentationTask
 
 FOLDS = 5  # more volumes than this are held out in groups
 SHARE = 0.5  # of the whole run's seconds, for each fold: with a third, hippocampus came out 0.06 too low
@@ -134,9 +134,7 @@ def groups_of(data: TrainingSet) -> list[list[int]]:
     return list(groups.values())
 
 
-def score(
-    predictor: Predictor, case: LoadedCase, task: SegmentationTask, *, should_stop: ShouldStop = never_stop
-) -> Scores:
+def score(predictor: Predictor, case: LoadedCase, task: DenseTask, *, should_stop: ShouldStop = never_stop) -> Scores:
     """Case -> structure -> Dice on the image's own grid, of the structures that the adapter knows and the case has.
 
     Args:
@@ -154,7 +152,7 @@ def score(
     return score_segmentation(order[found], case, task, known)
 
 
-def _score_with_confidence(predictor: Predictor, case: LoadedCase, task: SegmentationTask) -> tuple[Scores, Scores]:
+def _score_with_confidence(predictor: Predictor, case: LoadedCase, task: DenseTask) -> tuple[Scores, Scores]:
     """Dice as of :func:`score`, and the confidence of the same structures."""
     known = predictor.card.task.labels
     order = np.array([0, *(task.values.get(name, 0) for name in known)], np.uint8)
@@ -163,9 +161,7 @@ def _score_with_confidence(predictor: Predictor, case: LoadedCase, task: Segment
     return dice, {case: {name: prediction.confidence[name] for name in each} for case, each in dice.items()}
 
 
-def score_segmentation(
-    found: npt.NDArray[np.uint8], case: LoadedCase, task: SegmentationTask, known: Sequence[str]
-) -> Scores:
+def score_segmentation(found: npt.NDArray[np.uint8], case: LoadedCase, task: DenseTask, known: Sequence[str]) -> Scores:
     """The Dice of a segmentation in the order of ``task``; see :func:`score`."""
     from fm3d_core.evaluation.truth import Truth
 

@@ -1,5 +1,6 @@
-"""Inference: from an adapter and a volume to a segmentation on the volume's own grid, and how far to rely on it."""
+"""Inference: from an adapter and a volume to a segmentation on its own grid, or to an answer about it as a whole."""
 
+from fm3d_core.inference.image_predictor import ImagePredictor
 from fm3d_core.inference.prediction import Prediction
 from fm3d_core.inference.predictor import Predictor
 from fm3d_core.inference.quality import CaseQuality, case_quality
@@ -8,6 +9,7 @@ from fm3d_core.inference.reverse_check import References, references_of
 
 __all__ = [
     "CaseQuality",
+    "ImagePredictor",
     "Prediction",
     "Predictor",
     "References",

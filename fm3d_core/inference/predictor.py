@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.errors import SettingsError
 from fm3d_core.inference.prediction import Prediction, confidence_of, normalised_entropy, overlap, sizes_in_ml
-from fm3d_core.inference.sliding_window import number_of_windows, sliding_window_scores
+from fm3d_core.inference.sliding_window import OVERLAP, number_of_windows, sliding_window_scores
 from fm3d_core.inference.variants import VARIANTS
 from fm3d_core.inference.views import MOST_VIEWS, views, views_for
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
+from fm3d_core.tasks import JointTask, RegionsTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,17 +34,27 @@ class Predictor:
         device: auto, cpu or cuda.
         views: how many turned and stretched copies of a volume are segmented and averaged; None: as many as take
             little time (:func:`fm3d_core.inference.views.views_for`).
+        overlap: of neighbouring windows, 0 to below 1 (3DINO tests with 0.75, which takes up to 27 times as long).
 
     Raises:
         AdapterError: the adapter does not fit its backbone.
         WeightsError: the backbone's weight file is missing.
-        SettingsError: an impossible number of views.
+        SettingsError: an impossible number of views or overlap, or an adapter about whole volumes.
     """
 
-    def __init__(self, adapter: Adapter, device: str = "auto", *, views: int | None = None) -> None:
+    def __init__(
+        self, adapter: Adapter, device: str = "auto", *, views: int | None = None, overlap: float = OVERLAP
+    ) -> None:
+        if adapter.card.task.whole_volume:
+            raise SettingsError(
+                f"the adapter answers about whole volumes ({adapter.card.task.kind}), it segments nothing",
+                remedy="Use fm3d predict, or fm3d_core.inference.ImagePredictor, or choose another adapter",
+            )
+        if not 0 <= overlap < 1:
+            raise SettingsError(f"overlap is {overlap}", remedy="Choose a share from 0 to below 1")
         if views is not None and not 1 <= views <= MOST_VIEWS:
             raise SettingsError(f"views is {views}", remedy=f"Choose a number from 1 to {MOST_VIEWS}")
-        self.adapter, self.views = adapter, views
+        self.adapter, self.views, self.overlap = adapter, views, overlap
         self.card = adapter.card
         self.device = choose_device(device)
         self.network = self._ready(adapter)
@@ -68,11 +79,58 @@ class Predictor:
         """The label map (X, Y, Z) uint8 on the volume's own RAS grid; ``write_label`` brings it to the file's grid.
 
         Raises:
-            SettingsError: the task is for images of several channels.
+            SettingsError: another number of channels than the task is for.
             Stopped: ``should_stop`` said so.
         """
         prepared = self._prepare(volume)
-        return prepared.restore_segmentation(self._averaged(prepared, progress, should_stop))
+        scores = self._averaged(prepared, progress, should_stop)
+        task = self.card.task
+        if isinstance(task, RegionsTask):
+            return task.painted(_masks(prepared, scores))
+        return prepared.restore_segmentation(scores)
+
+    def segment_regions(
+        self,
+        volume: Volume,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        should_stop: ShouldStop = never_stop,
+    ) -> npt.NDArray[np.bool_]:
+        """Masks (regions, X, Y, Z) of regions that may overlap, on the volume's own RAS grid.
+
+        Raises:
+            SettingsError: the task has no such regions.
+            Stopped: ``should_stop`` said so.
+        """
+        if not isinstance(self.card.task, RegionsTask):
+            raise SettingsError("the adapter's structures do not overlap", remedy="Use segment")
+        prepared = self._prepare(volume)
+        return _masks(prepared, self._averaged(prepared, progress, should_stop))
+
+    def classify(
+        self,
+        volume: Volume,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        should_stop: ShouldStop = never_stop,
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        """Label map and class of a volume by a joint task; the class as ClassificationTask.describe gives it.
+
+        Raises:
+            SettingsError: the task is not a joint one.
+            Stopped: ``should_stop`` said so.
+        """
+        from fm3d_core.inference.joint_class import joint_class
+
+        task = self.card.task
+        if not isinstance(task, JointTask):
+            raise SettingsError("the adapter tells no class of the volume", remedy="Use segment")
+        prepared = self._prepare(volume)
+        scores = self._averaged(prepared, progress, should_stop)
+        found = joint_class(
+            self.network, prepared.image, scores.argmax(0), self.card.window, prepared.spacing, self.device
+        )
+        return prepared.restore_segmentation(scores), task.classification.describe(found.tolist())
 
     def predict(
         self,
@@ -92,11 +150,17 @@ class Predictor:
             should_stop: asked at every window.
 
         Raises:
-            SettingsError: the task is for images of several channels, or another number of variants.
+            SettingsError: another number of channels than the task is for, another number of variants, or regions
+                that overlap.
             Stopped: ``should_stop`` said so.
         """
         if not 0 <= variants <= len(VARIANTS):
             raise SettingsError(f"variants is {variants}", remedy=f"Choose a number from 0 to {len(VARIANTS)}")
+        if not self.card.task.exclusive:
+            raise SettingsError(
+                "uncertainty is known of exclusive structures only, not of regions that overlap",
+                remedy="Use segment or segment_regions",
+            )
         prepared = self._prepare(volume)
         scores = self._averaged(prepared, progress, should_stop)
         probabilities, classes = scores.softmax(0), scores.argmax(0)
@@ -140,7 +204,7 @@ class Predictor:
         """Scores of the volume; of several views the logarithm of their mean probabilities."""
         import torch
 
-        windows = number_of_windows(prepared.image.shape[-3:], self.card.window)
+        windows = number_of_windows(prepared.image.shape[-3:], self.card.window, self.overlap)
         count = self.views or views_for(windows, self.network.backbone)
         if count == 1:
             return self._scores(prepared.image, prepared, progress, should_stop)
@@ -150,10 +214,11 @@ class Predictor:
         for number, view in enumerate(views(count)):
             watched = partial(_report_part, clock, number * windows)
             scores = self._scores(view.change(prepared.image), prepared, watched, should_stop)
-            probabilities, weight = view.undo(scores.softmax(0))
+            probabilities, weight = view.undo(scores.softmax(0) if self.card.task.exclusive else scores.sigmoid())
             total += probabilities
             seen += weight
-        return (total / seen).clamp_(min=1e-6).log_()
+        mean = (total / seen).clamp_(min=1e-6)
+        return mean.log_() if self.card.task.exclusive else mean.clamp_(max=1 - 1e-6).logit_()
 
     def _scores(
         self, image: torch.Tensor, prepared: PreparedVolume, progress: ProgressCallback, should_stop: ShouldStop
@@ -165,8 +230,16 @@ class Predictor:
             self.device,
             progress=progress,
             should_stop=should_stop,
+            overlap=self.overlap,
             spacing=prepared.spacing,
         )
+
+
+def _masks(prepared: PreparedVolume, scores: torch.Tensor) -> npt.NDArray[np.bool_]:
+    """Where each region is more likely than not (regions, X, Y, Z), on the volume's grid."""
+    import numpy as np
+
+    return np.stack([prepared.restore_map(each, outside=-1.0) > 0 for each in scores])
 
 
 def _report_part(clock: StageClock, before: int, event: Progress) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.inference.frozen_features import frozen_pass
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.tasks import SegmentationTask
 
 if TYPE_CHECKING:
     from fm3d_core.adaptation import LabeledCase
@@ -63,7 +64,7 @@ def references_of(
     network, task = predictor.first_network, predictor.card.task
     if network is None:
         return None
-    assert task.preprocessing is not None
+    assert task.preprocessing is not None and isinstance(task, SegmentationTask)  # as a linear first head says
     loaded, _ = load_cases(cases, task, progress=progress, should_stop=should_stop)
     prepared = prepare_cases(loaded, task.preprocessing, progress=progress, should_stop=should_stop)
     voxels = {}

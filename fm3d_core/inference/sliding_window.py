@@ -52,6 +52,8 @@ def sliding_window_scores(
         clock.report(done)
         with autocast(device):
             scores = network(windows, spacing=spacing)
+        if isinstance(scores, tuple):  # of a joint task, with those of the whole window
+            scores = scores[0]
         done += len(windows)
         return scores.float()
 

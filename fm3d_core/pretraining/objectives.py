@@ -37,7 +37,7 @@ def build_objective(settings: PretrainSettings, data: Path | None, place: Place)
         SettingsError: unknown kind or impossible settings.
         FM3DError: data that cannot be used.
     """
-    from fm3d_core.pretraining.strict_settings import validated
+    from fm3d_core.strict_settings import validated
 
     module = _module(settings.objective)
     built: Built = module.build(validated(module.Settings, settings.settings, place="settings"), data, place)

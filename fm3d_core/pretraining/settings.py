@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fm3d_core.errors import SettingsError
-from fm3d_core.pretraining.strict_settings import validated
+from fm3d_core.strict_settings import put_in, validated
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 _FREE = {"may_change": True}
@@ -147,7 +147,7 @@ def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Pretr
     path = find_configuration(name)
     content = _read(path)
     for override in overrides:
-        _override(content, override)
+        put_in(content, override)
     return completed(content, path)
 
 
@@ -210,31 +210,6 @@ def flattened(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[f"{above}{key}"] = value
     return flat
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    import yaml
-
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise SettingsError(
-            f"--set {override} is not KEY=VALUE", remedy="Write for example --set settings.schedule.epochs=2"
-        )
-    *parents, last = key.split(".")
-    place = content
-    for name in parents:
-        inner = place.get(name)
-        if inner is None:
-            inner = place[name] = {}
-        if not isinstance(inner, dict):
-            raise SettingsError(
-                f"--set {override}: {name} is a value and has nothing below it", remedy="Shorten the key"
-            )
-        place = inner
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {override}: the value is not YAML", remedy="Quote it") from error
 
 
 def _plain(value: Any) -> Any:

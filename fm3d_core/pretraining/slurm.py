@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.errors import SettingsError
 from fm3d_core.pretraining.settings import PretrainSettings
-from fm3d_core.pretraining.strict_settings import validated
+from fm3d_core.strict_settings import validated
 
 if TYPE_CHECKING:
     from fm3d_core.pretraining.settings import RunSettings

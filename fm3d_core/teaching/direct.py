@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation import Adapter
     from fm3d_core.adaptation.cases import LoadedCase
     from fm3d_core.adaptation.training_set import TrainingSet
-    from fm3d_core.tasks import SegmentationTask
+    from fm3d_core.tasks import DenseTask
 
 MOST = 3  # volumes that an untrained adapter is measured on: a large network takes minutes for each on a CPU
 
 
 def measured_on(
-    adapter: Adapter, cases: Sequence[LoadedCase], task: SegmentationTask, device: str, should_stop: ShouldStop
+    adapter: Adapter, cases: Sequence[LoadedCase], task: DenseTask, device: str, should_stop: ShouldStop
 ) -> Scores:
     """Case -> structure -> Dice.
 

@@ -78,6 +78,7 @@ def _is_network_code(module: str) -> bool:
             "adaptation.augmentation",
             "adaptation.batches",
             "adaptation.closed_form",
+            "adaptation.image_batches",
             "adaptation.trainer",
             "pretraining.augmentations",
             "pretraining.distributed",

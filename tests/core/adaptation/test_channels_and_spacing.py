@@ -16,7 +16,7 @@ from fm3d_core.adaptation.cases import TrainingCase, load_cases, plan_preprocess
 from fm3d_core.adaptation.finetune import _card, _to_cpu, batch_source, build
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.trainer import Budget, optimise
-from fm3d_core.errors import SettingsError
+from fm3d_core.errors import VolumeError
 from fm3d_core.inference import Predictor
 from fm3d_core.inference.sliding_window import sliding_window_scores
 from fm3d_core.models.channels import FoldedChannels
@@ -88,7 +88,7 @@ def test_channels_are_folded_only_where_the_weights_are_of_one(tmp_path: Path) -
 def test_volumes_of_one_channel_are_refused_by_a_task_of_two(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, quick: FinetuneSettings
 ) -> None:
-    with pytest.raises(SettingsError, match="images of 2 channels, this volume has 1"):
+    with pytest.raises(VolumeError, match="holds 1 frame, 2 channels are expected"):
         finetune(synthetic_cases[:1], replace(task, channels=2), quick)
 
 

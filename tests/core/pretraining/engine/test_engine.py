@@ -27,7 +27,7 @@ from fm3d_core.pretraining.objective import Built, Objective, Place
 from fm3d_core.pretraining.run_log import read_metrics
 from fm3d_core.pretraining.self_distillation_objective import Settings, build
 from fm3d_core.pretraining.settings import PretrainSettings, RunSettings, read_configuration
-from fm3d_core.pretraining.strict_settings import validated
+from fm3d_core.strict_settings import validated
 from fm3d_core.volumes.crop_store import CropStore, volume_folder
 
 Tiny = Callable[..., PretrainSettings]

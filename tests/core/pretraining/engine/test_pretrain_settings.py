@@ -30,7 +30,7 @@ from fm3d_core.pretraining.settings import (
     read_configuration,
     shipped_configurations,
 )
-from fm3d_core.pretraining.strict_settings import validated
+from fm3d_core.strict_settings import validated
 
 OWN = ("3dino_vit_large", "3dino_high_resolution", "flare", "small_gpu", "small_cpu", "small_cpu_patch8")
 

@@ -34,6 +34,36 @@ def validated(kind: type[_T], content: Mapping[str, Any], *, path: Path | None =
     return result
 
 
+def put_in(content: dict[str, Any], override: str) -> None:
+    """Change nested plain data in place by one "key.below=value"; the value is read as YAML.
+
+    Raises:
+        SettingsError: it is no such text, or a part of the key is a value.
+    """
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise SettingsError(
+            f"--set {override} is not KEY=VALUE", remedy="Write for example --set settings.schedule.epochs=2"
+        )
+    *parents, last = key.split(".")
+    place = content
+    for name in parents:
+        inner = place.get(name)
+        if inner is None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            raise SettingsError(
+                f"--set {override}: {name} is a value and has nothing below it", remedy="Shorten the key"
+            )
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {override}: the value is not YAML", remedy="Quote it") from error
+
+
 def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 

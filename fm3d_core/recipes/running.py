@@ -1,0 +1,179 @@
+"""A recipe run on a list of cases: training, selection by validation cases, figures on test cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from fm3d_core.adaptation import Adapter, ImageCase, LabeledCase
+from fm3d_core.adaptation.selection import Selection
+from fm3d_core.devices import choose_device
+from fm3d_core.errors import CaseError
+from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
+from fm3d_core.recipes.cases import chosen, usable
+from fm3d_core.recipes.measuring import Measure, image_figures, image_measure, voxel_figures, voxel_measure
+from fm3d_core.tasks import WholeVolumeTask
+
+if TYPE_CHECKING:
+    from fm3d_core.adaptation.finetune import Select
+    from fm3d_core.adaptation.settings import FinetuneSettings
+    from fm3d_core.models.network import DenseNetwork
+    from fm3d_core.recipes.recipe import Recipe
+    from fm3d_core.volumes import DataList
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """What came of a recipe.
+
+    Attributes:
+        adapters: one, or one per fold.
+        folds: held out by each; empty without folds.
+        left_out: cases that could not be used, with the reason.
+        test: figures on the test cases, of the mean over the folds; empty if the list has none with known answers.
+    """
+
+    adapters: tuple[Adapter, ...]
+    folds: tuple[int, ...]
+    left_out: tuple[str, ...]
+    test: dict[str, float]
+
+
+def run_recipe(
+    recipe: Recipe,
+    listed: DataList,
+    *,
+    fraction: float | None = None,
+    folds: Sequence[int] = (),
+    seed: int = 0,
+    given: dict[str, Any] | None = None,
+    progress: ProgressCallback = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+    on_adapter: Callable[[Adapter], None] = lambda adapter: None,
+) -> RecipeRun:
+    """Train as a recipe says.
+
+    Args:
+        recipe: what to do.
+        listed: the cases.
+        fraction: share of the training cases that is used; None: all.
+        folds: trained one after the other, each held out as validation; empty: the list's validation cases are.
+        seed: of weights, crops, draws.
+        given: further :class:`FinetuneSettings` that go before the recipe's, such as ``device`` and ``steps``.
+        progress: receives the stages of each training, and "testing".
+        should_stop: asked at every step and case. With validation cases, being stopped in training keeps the best
+            weights so far, and what comes after is left out.
+        on_adapter: receives each adapter when it is there.
+
+    Raises:
+        FM3DError: a mistake in recipe, list or weights.
+        Stopped: before anything was learned that can be kept.
+    """
+    settings = {"seed": seed, **(given or {})}
+    choose_device(str(settings.get("device", "auto")))
+    adapters: list[Adapter] = []
+    left_out: list[str] = []
+    for fold in folds or (None,):
+        part = chosen(recipe, listed, fraction=fraction, fold=fold, seed=seed)
+        if not part.training:
+            raise CaseError("has no training case", path=listed.path, remedy="Add some under training")
+        cases, refused = usable(recipe, part.training)
+        validation, others = usable(recipe, part.validation)
+        left_out += [each for each in (*refused, *others) if each not in left_out]
+        run = recipe.settings(len(cases), **settings)
+        adapter = _trained(recipe, cases, validation, run, progress, should_stop)
+        adapter = _noted(adapter, recipe, fraction, fold)
+        adapters.append(adapter)
+        on_adapter(adapter)
+        if should_stop():
+            return RecipeRun(tuple(adapters), tuple(folds[: len(adapters)]), tuple(left_out), {})
+    test = _tested(recipe, listed, adapters, str(settings.get("device", "auto")), progress, should_stop)
+    return RecipeRun(tuple(adapters), tuple(folds), tuple(left_out), test)
+
+
+def _trained(
+    recipe: Recipe,
+    cases: Sequence[LabeledCase] | Sequence[ImageCase],
+    validation: Sequence[LabeledCase] | Sequence[ImageCase],
+    settings: FinetuneSettings,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+) -> Adapter:
+    from fm3d_core.adaptation.cases import load_cases, prepare_cases
+    from fm3d_core.adaptation.finetune import train
+    from fm3d_core.adaptation.finetune_images import check_settings, train_images
+    from fm3d_core.adaptation.image_cases import prepare_images, read_image_set
+    from fm3d_core.adaptation.methods import check_method
+    from fm3d_core.adaptation.training_set import read_training_set
+
+    task, plan, device = recipe.built_task(), recipe.plan(), choose_device(settings.device)
+    measure: Measure | None = None
+    if isinstance(task, WholeVolumeTask):
+        check_settings(settings)
+        images = read_image_set(cast("Sequence[ImageCase]", cases), task, progress=progress, should_stop=should_stop)
+        if validation:
+            held = prepare_images(
+                cast("Sequence[ImageCase]", validation), task, progress=progress, should_stop=should_stop
+            )
+            frozen = check_method(settings.method, settings.decoder, settings.bottleneck).frozen_backbone
+            measure = image_measure(images.task, held, recipe.crop, device, frozen=frozen)
+        select = _select(recipe, measure)
+        return train_images(images, settings, plan=plan, select=select, progress=progress, should_stop=should_stop)
+    dense = recipe.dense_task()
+    labelled = cast("Sequence[LabeledCase]", cases)
+    data = read_training_set(labelled, dense, progress=progress, should_stop=should_stop)
+    if validation:
+        loaded, _ = load_cases(
+            cast("Sequence[LabeledCase]", validation), dense, progress=progress, should_stop=should_stop, complete=False
+        )
+        assert dense.preprocessing is not None
+        prepared = prepare_cases(loaded, dense.preprocessing, progress=progress, should_stop=should_stop)
+        overlap = recipe.validation.overlap if recipe.validation else 0.0
+        measure = voxel_measure(dense, prepared, recipe.crop, overlap, device)
+    return train(data, settings, plan=plan, select=_select(recipe, measure), progress=progress, should_stop=should_stop)
+
+
+def _select(recipe: Recipe, measure: Measure | None) -> Select | None:
+    if measure is None or recipe.validation is None:
+        return None
+    validation = recipe.validation
+
+    def select(network: DenseNetwork) -> Selection:
+        return Selection(network, measure, validation.selected_by, validation.every)
+
+    return select
+
+
+def _noted(adapter: Adapter, recipe: Recipe, fraction: float | None, fold: int | None) -> Adapter:
+    """The adapter with what it was trained by."""
+    said = {
+        "recipe": recipe.to_dict(),
+        "test_flips": recipe.test.flips,
+        "overlap": recipe.test.overlap,
+        "fraction": fraction,
+        "fold": fold,
+    }
+    return replace(adapter, card=replace(adapter.card, settings={**adapter.card.settings, **said}))
+
+
+def _tested(
+    recipe: Recipe,
+    listed: DataList,
+    adapters: Sequence[Adapter],
+    device: str,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+) -> dict[str, float]:
+    """Figures on the list's test cases of which the answer is known; none if there are none."""
+    try:
+        cases, _ = usable(recipe, listed.test)
+    except CaseError:  # no answers in the list: cases of a challenge
+        return {}
+    if not cases:
+        return {}
+    if adapters[0].card.task.whole_volume:
+        images = cast("Sequence[ImageCase]", cases)
+        return image_figures(adapters, images, device, progress=progress, should_stop=should_stop)
+    labelled = cast("Sequence[LabeledCase]", cases)
+    return voxel_figures(adapters, labelled, recipe.test.overlap, device, progress=progress, should_stop=should_stop)
