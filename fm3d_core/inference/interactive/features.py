@@ -6,27 +6,32 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fm3d_core.devices import autocast, choose_device
 from fm3d_core.errors import SettingsError, Stopped
+from fm3d_core.inference.interactive.decoding import Sketch, prompt_decoder
 from fm3d_core.inference.interactive.geodesic import Field
 from fm3d_core.inference.interactive.random_walker import RandomWalker
 from fm3d_core.inference.interactive.region import Region
 from fm3d_core.progress import ShouldStop, never_stop
 from fm3d_core.volumes import Preprocessing, Volume
+from fm3d_core.volumes.preprocessing import without_padding
 
 if TYPE_CHECKING:
     import torch
 
     from fm3d_core.adaptation import Adapter
+    from fm3d_core.models.network import DenseNetwork
 
 DEFAULT_BACKBONE = "residual_unet_small"  # with the weights that come with FM3D
 MEMORY = 512 * 2**20  # bytes that one volume's regions, or a cache of volumes, may hold
 SCALES = (0.8, 2.0, 4.0)  # standard deviations of the smoothed images, in the finest spacing of the grid
 SENSITIVITY = 60.0  # of the random walker, on the least smoothed image scaled to [-1, 1]
+
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class FeatureVolume:
         from fm3d_core.models.network import DenseNetwork
 
         preprocessing = preprocessing or Preprocessing()
-        backbone = default_backbone() if backbone is None else backbone
+        own = default_backbone()
+        backbone = own if backbone is None else backbone
         if backbone.input_channels != 1:
             raise SettingsError(
                 f"the backbone takes images of {backbone.input_channels} channels",
@@ -95,9 +101,12 @@ class FeatureVolume:
         self.volume = volume
         self.device = choose_device(device)
         self._network = DenseNetwork(backbone, nn.Identity(), preprocessing.input_range).to(self.device).eval()
+        self._sketching = (  # the prompt decoder knows the features of this backbone only
+            self._network if backbone is own else DenseNetwork(own, nn.Identity()).to(self.device).eval()
+        )
         self._range = preprocessing.window or _percentiles(volume, preprocessing.percentiles)
         self._memory = memory
-        self._regions: OrderedDict[Region, RegionFeatures] = OrderedDict()
+        self._regions: OrderedDict[tuple[str, Region], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -124,38 +133,69 @@ class FeatureVolume:
         Raises:
             Stopped: ``should_stop`` said so.
         """
+        return self._kept(("features", region), self._compute, should_stop)
+
+    def sketch(self, region: Region, *, should_stop: ShouldStop = never_stop) -> Sketch:
+        """What the prompt decoder needs of a region, computed on the first call.
+
+        Raises:
+            Stopped: ``should_stop`` said so.
+        """
+        return self._kept(("sketch", region), self._encode, should_stop)
+
+    def _kept(self, key: tuple[str, Region], compute: Callable[[Region], _Kept], should_stop: ShouldStop) -> _Kept:
         with self._lock:
-            if region in self._regions:
-                self._regions.move_to_end(region)
-                return self._regions[region]
+            if (found := self._regions.get(key)) is not None:
+                self._regions.move_to_end(key)
+                return found
         if should_stop():
             raise Stopped("Segmentation")
-        features = self._compute(region)
+        computed = compute(key[1])
         with self._lock:
-            self._regions[region] = features
+            self._regions[key] = computed
             while len(self._regions) > 1 and sum(each.bytes for each in self._regions.values()) > self._memory:
                 self._regions.popitem(last=False)
-        return features
+        return computed
+
+    def _encode(self, region: Region) -> Sketch:
+        import torch
+        from torch.nn import functional as F
+
+        image, maps = self._maps(self._sketching, self._image(region), region)
+        with torch.inference_mode():
+            encoded = prompt_decoder().encode(maps)
+            half = F.avg_pool3d(image, 2)[0, 0].numpy()
+        return Sketch(region, image, half, encoded)
+
+    def _image(self, region: Region) -> Field:
+        low, high = self._range
+        scaled: Field = np.clip((region.coarse(self.volume.array) - low) * (2 / (high - low)) - 1, -1, 1)
+        return scaled
+
+    def _maps(self, network: DenseNetwork, image: Field, region: Region) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The padded image and the backbone's maps, float32 on the CPU."""
+        import torch
+
+        with torch.inference_mode(), autocast(self.device):
+            padded = network.prepare(torch.from_numpy(image)[None, None].to(self.device))
+            maps = network.features(padded, region.spacing)
+        return padded.cpu(), [each.float().cpu().contiguous() for each in maps]
 
     def _compute(self, region: Region) -> RegionFeatures:
-        import torch
         from scipy import ndimage
 
-        low, high = self._range
-        image = np.clip((region.coarse(self.volume.array) - low) * (2 / (high - low)) - 1, -1, 1)
+        image = self._image(region)
         finest = min(region.spacing)
         smoothed = tuple(
             ndimage.gaussian_filter(image, [scale * finest / step for step in region.spacing]) for scale in SCALES
         )
-        with torch.inference_mode(), autocast(self.device):
-            padded = self._network.prepare(torch.from_numpy(image)[None, None].to(self.device))
-            maps = self._network.features(padded, region.spacing)
+        padded, maps = self._maps(self._network, image, region)
         x, y, z = padded.shape[-3:]
         return RegionFeatures(
             region,
             image,
             smoothed,
-            [each.float().cpu().contiguous() for each in maps],
+            maps,
             (x, y, z),
             RandomWalker(smoothed[0], region.spacing, SENSITIVITY),
         )
@@ -203,7 +243,7 @@ def default_backbone() -> Any:
 
 
 def _percentiles(volume: Volume, percentiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(value) for value in np.percentile(volume.array, percentiles))
+    low, high = (float(value) for value in np.percentile(without_padding(volume.array), percentiles))
     if not low < high:
         low, high = float(volume.array.min()), float(volume.array.max())
     return (low, high) if low < high else (low, low + 1.0)

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.errors import LabelError, SettingsError
+from fm3d_core.inference.interactive.decoding import VOXELS as SKETCH_VOXELS
 from fm3d_core.inference.interactive.features import FeatureVolume
-from fm3d_core.inference.interactive.geodesic import Mask
+from fm3d_core.inference.interactive.geodesic import Field, Mask
 from fm3d_core.inference.interactive.prompts import Box, Prompts, VoxelPrompts, voxel_box
-from fm3d_core.inference.interactive.region import Region
+from fm3d_core.inference.interactive.region import VOXELS, Region
 from fm3d_core.inference.interactive.working import Prompted, probability
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
 from fm3d_core.volumes import Volume
@@ -19,6 +20,9 @@ from fm3d_core.volumes import Volume
 MARGIN = 28  # voxels of the finest spacing around the prompts, at first
 GROWTHS = 3  # times the margin doubles when the structure reaches the region's border
 BOX_MARGIN = 0.25  # of the box's size around it, so that the classifier sees what the structure is not
+FAINT = 0.3  # probability from which the region must hold what was drawn
+FINE_MARGIN, FINE_VOXELS = 0.1, 6  # of the size of what was drawn, and voxels of the finest spacing, around it
+STEP = 8  # voxels: regions begin and end at multiples, so that a click seldom needs new features
 _LOOK = 2  # voxels around a click that must not all be empty
 
 
@@ -65,22 +69,32 @@ def segment_from_prompts(
     _check_prompts(volume, said, start is not None, limits)
     clock = StageClock("segmenting", 1 + GROWTHS, progress)
     result = np.zeros(volume.shape, np.uint8) if given is None else (given > 0).astype(np.uint8)
-    for step, region in enumerate(_regions(volume, said, limits, start if given is None else None)):
+    box = None if said.start is None or said.stop is None else (np.array(said.start), np.array(said.stop))
+    most = SKETCH_VOXELS if start is None else VOXELS
+    regions = list(_regions(volume, said, limits, start if given is None else None, most))
+    for step, region in enumerate(regions):
         clock.report(step)
+        drawn = None
+        if start is None:
+            drawn = features.sketch(region, should_stop=should_stop).draw(said.positive, said.negative, box)
+            if region is not regions[-1] and _touches(_shown(drawn > 0.5, region, said), region, limits):
+                continue
+            region, drawn = _around(region, drawn, said, volume)
         prompted = Prompted(
             region.working(said.positive),
             region.working(said.negative),
-            None if said.start is None or said.stop is None else _box_mask(region, said),
+            None if box is None else _box_mask(region, *box),
             None if given is None else region.coarse(given > 0),
             None if prior is None else region.coarse(prior),
+            drawn,
         )
         found = region.fine(probability(features.at(region, should_stop=should_stop), prompted, should_stop)) > 0.5
         if given is not None or not _touches(found, region, limits):
             break
     result[region.slices] = found
-    if said.start is not None and said.stop is not None:
+    if box is not None:
         inside = np.zeros(volume.shape, bool)
-        inside[tuple(slice(*ends) for ends in zip(said.start, said.stop, strict=True))] = True
+        inside[tuple(slice(*ends) for ends in zip(*box, strict=True))] = True
         result[~inside] = 0
     result[tuple(said.positive.T)] = 1
     result[tuple(said.negative.T)] = 0
@@ -113,13 +127,17 @@ def _check_prompts(volume: Volume, said: VoxelPrompts, starts: bool, limits: tup
 
 
 def _regions(
-    volume: Volume, said: VoxelPrompts, limits: tuple[npt.NDArray[np.int64], ...], start: npt.NDArray[np.generic] | None
+    volume: Volume,
+    said: VoxelPrompts,
+    limits: tuple[npt.NDArray[np.int64], ...],
+    start: npt.NDArray[np.generic] | None,
+    most: int,
 ) -> Iterator[Region]:
-    """The region around the prompts, then larger ones, up to the limits."""
+    """The region around the prompts, then larger ones, up to the limits, each with at most ``most`` voxels."""
     if said.start is not None and said.stop is not None:
         first, last = np.array(said.start), np.array(said.stop)
         around = np.ceil((last - first) * BOX_MARGIN).astype(int) + 4
-        yield Region.of(*_cut(first - around, last + around, limits), volume.spacing)
+        yield Region.of(*_cut(first - around, last + around, limits), volume.spacing, most)
         return
     voxels = np.concatenate([said.positive, said.negative])
     if start is not None and start.any():
@@ -129,7 +147,8 @@ def _regions(
     before = None
     for growth in range(1 + GROWTHS):
         around = np.ceil(MARGIN * 2**growth * ratio).astype(int)
-        region = Region.of(*_cut(voxels.min(axis=0) - around, voxels.max(axis=0) + 1 + around, limits), volume.spacing)
+        low, high = voxels.min(axis=0) - around, voxels.max(axis=0) + 1 + around
+        region = Region.of(*_cut(low, high, limits), volume.spacing, most)
         if region != before:
             yield region
         before = region
@@ -141,6 +160,42 @@ def _cut(
     return np.maximum(first, limits[0]).tolist(), np.minimum(last, limits[1]).tolist()
 
 
+def _shown(mask: Mask, region: Region, said: VoxelPrompts) -> Mask:
+    """The parts that hold a positive prompt; all where there is none."""
+    from scipy import ndimage
+
+    if not len(said.positive):
+        return mask
+    parts, _ = ndimage.label(mask)
+    keep = np.unique(parts[tuple(region.working(said.positive).T)])
+    shown: Mask = np.isin(parts, keep[keep > 0])
+    return shown
+
+
+def _around(region: Region, drawn: Field, said: VoxelPrompts, volume: Volume) -> tuple[Region, Field]:
+    """The part of ``region`` around what was drawn and the prompts, as fine as it may be, and ``drawn`` on its grid."""
+    import torch
+
+    from fm3d_core.volumes.grids import trilinear
+
+    finest, spacing = min(volume.spacing), np.array(volume.spacing)
+    places = np.concatenate([said.positive, said.negative]).astype(np.float64)
+    shown = _shown(drawn > FAINT, region, said)
+    if shown.any():
+        low, high = _corners(shown)
+        scale = np.array(region.size) / np.array(region.shape)
+        places = np.concatenate([places, np.array([low, high + 1]) * scale + region.start])
+    if not len(places):  # a box in which nothing was drawn
+        return region, drawn
+    margin = (places.max(axis=0) - places.min(axis=0)) * FINE_MARGIN + FINE_VOXELS * finest / spacing
+    first = np.floor((places.min(axis=0) - margin) / STEP).astype(int) * STEP
+    last = np.ceil((places.max(axis=0) + margin) / STEP).astype(int) * STEP
+    first, last = np.maximum(first, region.start), np.minimum(last, region.stop)
+    fine = Region.of(first.tolist(), last.tolist(), volume.spacing)
+    cut = tuple(slice(*ends) for ends in zip(first - region.start, last - region.start, strict=True))
+    return fine, trilinear(torch.from_numpy(region.fine(drawn)[cut]), fine.shape).numpy()
+
+
 def _corners(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     """Lowest and highest indices (2, 3) of what is not 0."""
     ends = []
@@ -150,17 +205,13 @@ def _corners(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     return np.array(ends, np.int64).T
 
 
-def _box_mask(region: Region, said: VoxelPrompts) -> Mask:
+def _box_mask(region: Region, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Mask:
     """Where the box lies on the working grid."""
-    assert said.start is not None and said.stop is not None
     mask = np.zeros(region.shape, bool)
-    ends = []
-    for axis in range(3):
-        scale = region.shape[axis] / region.size[axis]
-        low = int(np.floor((said.start[axis] - region.start[axis]) * scale))
-        high = int(np.ceil((said.stop[axis] - region.start[axis]) * scale))
-        ends.append(slice(max(low, 0), high))
-    mask[tuple(ends)] = True
+    scale = np.array(region.shape) / np.array(region.size)
+    low = np.maximum(np.floor((start - region.start) * scale), 0).astype(int)
+    high = np.ceil((stop - region.start) * scale).astype(int)
+    mask[tuple(slice(*ends) for ends in zip(low, high, strict=True))] = True
     return mask
 
 

@@ -29,6 +29,7 @@ class Prompted:
         allowed: (X, Y, Z) where the structure may be; None: everywhere.
         given: (X, Y, Z) from 0 to 1, a segmentation to correct; None without one.
         prior: (X, Y, Z) probability that a trained network gives; None without one.
+        drawn: (X, Y, Z) probability that the prompt decoder gives; None where there is a segmentation or a prior.
     """
 
     positive: npt.NDArray[np.int64]
@@ -36,6 +37,7 @@ class Prompted:
     allowed: Mask | None = None
     given: Field | None = None
     prior: Field | None = None
+    drawn: Field | None = None
 
 
 def probability(features: RegionFeatures, prompted: Prompted, should_stop: ShouldStop) -> Field:
@@ -52,21 +54,19 @@ def probability(features: RegionFeatures, prompted: Prompted, should_stop: Shoul
     outside = outside.without(np.argwhere(inside.seeds))
     allowed = np.ones(features.image.shape, bool) if prompted.allowed is None else prompted.allowed | inside.seeds
     _check(should_stop)
-    structure, scale = _first_guess(features, prompted, inside, outside)
-    structure &= allowed
+    structure = _first_guess(features, prompted, inside, outside) & allowed
     certain = inside.seeds | outside.seeds | ~allowed
-    further = _further(features, inside, outside, scale)
-    if prompted.prior is not None:
-        further = [*further, prompted.prior]
-    result = structure.astype(np.float32)
+    further, before = _further(features, inside, outside), prompted.prior if prompted.drawn is None else prompted.drawn
+    if before is not None:
+        further.append(before)
     for _ in range(ROUNDS):
         _check(should_stop)
         lesson = Lesson.of(
             structure, ~structure, inside.seeds, outside.seeds, (len(prompted.positive), len(prompted.negative))
         )
         classified = learn_and_classify(features, further, lesson)
-        if prompted.prior is not None:
-            classified = (classified + prompted.prior) / 2
+        if before is not None:
+            classified = (classified + before) / 2
         if prompted.given is not None:
             classified = _local(features, prompted, classified)
         result = features.walker.solve(
@@ -76,21 +76,17 @@ def probability(features: RegionFeatures, prompted: Prompted, should_stop: Shoul
     return np.where(structure, result, np.minimum(result, 0.49)).astype(np.float32)
 
 
-def _first_guess(
-    features: RegionFeatures, prompted: Prompted, inside: Evidence, outside: Evidence
-) -> tuple[Mask, float]:
-    """What is nearer to the positive prompts than to the negative ones and within the best level; and that level."""
+def _first_guess(features: RegionFeatures, prompted: Prompted, inside: Evidence, outside: Evidence) -> Mask:
+    """What was drawn; else what there is already, changed where it is nearer to the prompts than the best level."""
+    if prompted.drawn is not None:
+        return _connected(prompted.drawn > 0.5, inside.seeds, prompted) | inside.seeds
     starting = prompted.given if prompted.given is not None else prompted.prior
+    assert starting is not None
     if not inside.seeds.any():
-        if starting is None:
-            assert prompted.allowed is not None
-            return _ellipsoid(prompted.allowed), 1.0
-        return (starting > 0.5) & (outside.distance > 1.0), 1.0
+        return (starting > 0.5) & (outside.distance > 1.0)
     level = best_level(inside.distance, features)
-    if starting is None:
-        return (inside.distance < level) & (inside.distance < outside.distance), level
     near, far = inside.distance < outside.distance, outside.distance < inside.distance
-    return ((starting > 0.5) & ~(far & (outside.distance < level))) | (near & (inside.distance < level)), level
+    return ((starting > 0.5) & ~(far & (outside.distance < level))) | (near & (inside.distance < level))
 
 
 def best_level(distance: Field, features: RegionFeatures) -> float:
@@ -116,11 +112,12 @@ def best_level(distance: Field, features: RegionFeatures) -> float:
     return float(distance.ravel()[order[min(place, count - 1)]]) + 1e-6
 
 
-def _further(features: RegionFeatures, inside: Evidence, outside: Evidence, level: float) -> list[Field]:
+def _further(features: RegionFeatures, inside: Evidence, outside: Evidence) -> list[Field]:
     """Maps for the classifier that say where a voxel is from the prompts."""
     finest = min(features.region.spacing)
     maps = []
     if inside.seeds.any():
+        level = best_level(inside.distance, features)
         maps += [inside.unlike, np.log(inside.distance / finest + 0.1), np.minimum(inside.distance / level, 3)]
     if outside.seeds.any():
         maps += [outside.unlike, np.log(outside.distance / finest + 0.1)]
@@ -158,17 +155,6 @@ def _connected(mask: Mask, seeds: Mask, prompted: Prompted) -> Mask:
     keep = np.unique(parts[known])
     result: Mask = np.isin(parts, keep[keep > 0])
     return result
-
-
-def _ellipsoid(allowed: Mask) -> Mask:
-    """The ellipsoid in the box of what is allowed."""
-    ends = [np.flatnonzero(allowed.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    axes = np.ogrid[tuple(slice(0, size) for size in allowed.shape)]
-    squares = sum(
-        ((axis - (end[0] + end[-1]) / 2) / ((end[-1] - end[0] + 1) / 2)) ** 2
-        for axis, end in zip(axes, ends, strict=True)
-    )
-    return np.asarray(squares <= 1)
 
 
 def _check(should_stop: ShouldStop) -> None:
