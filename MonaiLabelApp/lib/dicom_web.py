@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
@@ -18,11 +17,11 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 
 from fm3d_core import __version__
 from fm3d_core.errors import FM3DError, LabelError
+from fm3d_core.volumes import dicom_segmentation, read_label
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 LONGEST_UID = 64
 TIMEOUTS = (10.0, 120.0)  # seconds to connect, and between two pieces of an answer
-_COLOURS = ((255, 0, 0), (0, 200, 0), (0, 80, 255), (255, 200, 0), (200, 0, 255), (0, 220, 220))
 
 
 class ArchiveError(FM3DError):
@@ -129,20 +128,13 @@ class Archive:
         Raises:
             ArchiveError: it does not answer or refuses.
         """
-        import SimpleITK as sitk
-        from pydicom_seg import MultiClassWriter, template
-
         with _told(self.url):
             metadata = self._client.retrieve_series_metadata(study, series)
+        found = read_label(label).array
+        present = {name: found == value for name, value in values.items() if (found == value).any()}
+        masks = present or {name: found == value for name, value in values.items()}
         source = [pydicom.Dataset.from_json(each) for each in metadata]
-        for each in source:  # what a file would have had
-            each.file_meta = pydicom.dataset.FileMetaDataset()
-            each.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        mask = sitk.Cast(sitk.ReadImage(str(label)), sitk.sitkUInt8)
-        present = set(np.unique(sitk.GetArrayViewFromImage(mask)).tolist())
-        described = template.from_dcmqi_metainfo(_described({n: v for n, v in values.items() if v in present}))
-        writer = MultiClassWriter(described, skip_empty_slices=True, skip_missing_segment=True)
-        segmentation = writer.write(mask, source)
+        segmentation = dicom_segmentation(masks, source, f"FM3D {__version__}")
         with _told(self.url):
             self._client.store_instances([segmentation])
         return str(segmentation.SeriesInstanceUID)
@@ -183,34 +175,3 @@ def _told(url: str) -> Iterator[None]:
         said = f"answers {status}" if status else "does not answer"
         remedy = "Is it running, and is the address right?"
         raise ArchiveError(f"the DICOMweb archive {said}", path=url, remedy=remedy) from error
-
-
-def _described(values: Mapping[str, int]) -> dict[str, Any]:
-    """The segmentation in dcmqi's words, without anything of the patient: the slices bring that."""
-    kind = {"CodeValue": "123037004", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Anatomical Structure"}
-    segments = [
-        {
-            "labelID": value,
-            "SegmentLabel": name[:64],
-            "SegmentDescription": name[:64],
-            "SegmentAlgorithmType": "SEMIAUTOMATIC",
-            "SegmentAlgorithmName": f"FM3D {__version__}",
-            "SegmentedPropertyCategoryCodeSequence": kind,
-            "SegmentedPropertyTypeCodeSequence": {**kind, "CodeMeaning": name[:64]},
-            "recommendedDisplayRGBValue": list(_COLOURS[(value - 1) % len(_COLOURS)]),
-        }
-        for name, value in sorted(values.items(), key=lambda item: item[1])
-    ]
-    return {
-        "ContentCreatorName": "FM3D",
-        "ClinicalTrialSeriesID": "1",
-        "ClinicalTrialTimePointID": "1",
-        "SeriesDescription": "FM3D segmentation",
-        "SeriesNumber": "300",
-        "InstanceNumber": "1",
-        "segmentAttributes": [segments],
-        "ContentLabel": "SEGMENTATION",
-        "ContentDescription": "Segmentation submitted to FM3D; research use only",
-        "ClinicalTrialCoordinatingCenterName": "FM3D",
-        "BodyPartExamined": "",
-    }

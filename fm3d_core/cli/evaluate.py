@@ -1,4 +1,4 @@
-"""``fm3d evaluate``: how well an adapter segments volumes whose labels are known."""
+"""``fm3d evaluate``: how well an adapter does on volumes whose labels or answers are known."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
+from fm3d_core.cli.evaluate_answers import Split
 from fm3d_core.cli.evaluating import (
     MEASURES,
     Evaluated,
@@ -28,6 +29,7 @@ from fm3d_core.cli.evaluating import (
 from fm3d_core.cli.evaluation_report import WorstCases, write_segmentation_report
 from fm3d_core.cli.options import AdapterOption, identity_of
 from fm3d_core.cli.run_record import run_record
+from fm3d_core.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,14 +48,25 @@ class Evaluate:
     surface Dice 0, and its HD95 is missing and counted as such. Where
     labels are partial (annotation.json), figures are over the annotated voxels and structures.
 
+    Of answers about whole volumes: fm3d evaluate cases.csv --predictions predictions.json, or with an adapter. AUC,
+    F1, balanced accuracy, mAP, MAE, C-index and calibration with 95 % bootstrap intervals over the cases. Several files
+    are runs of one training, with mean and deviation; --against compares with others: one file with one by paired
+    bootstrap and Wilcoxon's test, several with several by Welch's t test.
+
     Attributes:
-        data: folder of labelled cases: images/, labels/ and labels.json ({"1": "name"}) or dataset.json.
+        data: folder of labelled cases: images/, labels/ and labels.json ({"1": "name"}) or dataset.json; or, for
+            answers about whole volumes, a list of cases, JSON or CSV.
         cases: names of the cases; default: all.
         out: FILE.json for all figures, with FILE.html, a report of plots, intervals and the worst cases, and FILE.png
             of the first cases; or a folder for results.json, report.html and comparison.png.
         pictures: how many cases are drawn in the PNG file.
         worst: how many of the worst cases are drawn in the report.
         tolerance: mm by which surfaces may differ in the surface Dice.
+        predictions: files of answers (fm3d predict, fm3d probe); CSV files need --task.
+        against: files of answers to compare with.
+        task: YAML file of what was asked, for CSV files.
+        split: which cases of a list.
+        root: where the list's relative paths begin; default: the list's folder.
         device: auto, cpu or cuda.
         adapter: which adapter is used.
     """
@@ -64,6 +77,11 @@ class Evaluate:
     pictures: int = 4
     worst: int = 6
     tolerance: float = 2.0
+    predictions: tuple[Path, ...] = ()
+    against: tuple[Path, ...] = ()
+    task: Path | None = None
+    split: Split = "test"
+    root: Path | None = None
     device: str = "auto"
     adapter: Annotated[AdapterOption, tyro.conf.arg(name="")] = field(default_factory=AdapterOption)
 
@@ -77,6 +95,11 @@ class Evaluate:
 
         console = Console()
         check_tolerance(self.tolerance)
+        if self.data.is_file():
+            self._evaluate_list(console)
+            return
+        if self.predictions or self.against:
+            raise SettingsError("--predictions go with a list of cases", remedy="Give a JSON or CSV list, not a folder")
         for path in self._files():
             check_absent(path)
         adapter = self.adapter.load()
@@ -99,6 +122,15 @@ class Evaluate:
         means = {name: _means(evaluated, name) for name in structures}
         self._show(evaluated, means, console)
         self._write(evaluated, means, rows, worst, console)
+
+    def _evaluate_list(self, console: Console) -> None:
+        from fm3d_core.cli.evaluate_answers import evaluate_predictions
+        from fm3d_core.volumes import read_data_list
+
+        listed = read_data_list(self.data, root=self.root)
+        if not self.predictions:
+            raise SettingsError("a list of cases goes with --predictions", remedy="Give files of fm3d predict")
+        evaluate_predictions(self, listed, self.predictions, self.against, self.task, console)
 
     def _show(self, evaluated: Evaluated, means: dict[str, dict[str, MeanInterval]], console: Console) -> None:
         from rich.table import Table

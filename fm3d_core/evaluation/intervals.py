@@ -135,7 +135,8 @@ def compare_runs(first: Sequence[float], second: Sequence[float]) -> RunsCompari
     from scipy.stats import ttest_ind
 
     one, other = _numbers(first), _numbers(second)
-    enough = min(len(one), len(other)) > 1 and (one.std() > 0 or other.std() > 0)
+    spread = max((float(np.ptp(each)) for each in (one, other) if len(each)), default=0.0)
+    enough = min(len(one), len(other)) > 1 and spread > 1e-9
     p = float(ttest_ind(one, other, equal_var=False).pvalue) if enough else math.nan
     means = [float(each.mean()) if len(each) else math.nan for each in (one, other)]
     deviations = [float(each.std(ddof=1)) if len(each) > 1 else math.nan for each in (one, other)]

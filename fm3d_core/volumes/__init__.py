@@ -4,6 +4,7 @@ from fm3d_core.volumes.annotation import COMPLETE, IGNORED, Annotation, map_labe
 from fm3d_core.volumes.cases import Case, find_cases, is_dicom_series
 from fm3d_core.volumes.channels import read_channels
 from fm3d_core.volumes.data_list import DataList, ListedCase, read_data_list
+from fm3d_core.volumes.dicom_segmentation import dicom_segmentation, write_dicom_segmentation
 from fm3d_core.volumes.header import Header
 from fm3d_core.volumes.label_names import read_annotations, read_label_names
 from fm3d_core.volumes.labels import check_label
@@ -29,6 +30,7 @@ __all__ = [
     "Volume",
     "case_name",
     "check_label",
+    "dicom_segmentation",
     "draw_case",
     "find_cases",
     "inspect_header",
@@ -42,6 +44,7 @@ __all__ = [
     "read_volume",
     "refuse_constant",
     "write_colours",
+    "write_dicom_segmentation",
     "write_label",
     "write_map",
     "write_nifti",

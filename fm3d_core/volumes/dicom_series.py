@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def open_series(folder: Path) -> OpenedFile:
         VolumeError: no DICOM image; several series; an object that is no image (RTSTRUCT, SEG); slices of different
             size or direction, missing, doubled, unevenly spaced or shifted against each other (gantry tilt).
     """
-    datasets = _read_headers(folder)
+    datasets = read_headers(folder)
     series = {str(dataset.get("SeriesInstanceUID", "")) for _, dataset in datasets}
     if len(series) > 1:
         raise VolumeError(
@@ -54,6 +55,17 @@ def open_series(folder: Path) -> OpenedFile:
     spacing = tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0))
     header = Header(folder, "DICOM series", shape, spacing, affine, first.dtype, 8 * voxels)
     return OpenedFile(header, lambda frame: _pixels(folder, [item.path for item in ordered], shape))
+
+
+def stack_of(datasets: Sequence[Any]) -> tuple[list[Any], Affine]:
+    """Headers of slices in the order in which a series is read, and the affine (to RAS+) of (column, row, slice).
+
+    Raises:
+        VolumeError: as of :func:`open_series`.
+    """
+    named = {Path(f"slice_{index:05d}"): dataset for index, dataset in enumerate(datasets)}
+    ordered, affine = _stack(Path("series"), [_slice(path, dataset) for path, dataset in named.items()])
+    return [named[item.path] for item in ordered], affine
 
 
 def single_file_error(path: Path) -> VolumeError:
@@ -81,7 +93,12 @@ def _no_image(path: Path, dataset: Any) -> VolumeError:
     )
 
 
-def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
+def read_headers(folder: Path, *, everything: bool = False) -> list[tuple[Path, Any]]:
+    """The headers of a folder's DICOM files, of which only what geometry needs, or everything but the pixels.
+
+    Raises:
+        VolumeError: there is none, or one cannot be read.
+    """
     import pydicom
 
     found = []
@@ -89,7 +106,8 @@ def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
         if path.name.startswith(".") or not path.is_file() or path.name.upper() == "DICOMDIR":
             continue
         try:
-            found.append((path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)))
+            tags = None if everything else _TAGS
+            found.append((path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)))
         except pydicom.errors.InvalidDicomError:
             continue
         except (OSError, ValueError, EOFError, AttributeError) as error:

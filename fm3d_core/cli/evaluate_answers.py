@@ -1,0 +1,293 @@
+"""``fm3d evaluate`` of answers about whole volumes: from files of predictions, or by an adapter, against a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fm3d_core.cli.evaluating import plain, plain_interval
+from fm3d_core.cli.run_record import run_record
+from fm3d_core.cli.task_options import with_targets
+from fm3d_core.cli.whole_volume_results import check_folder, figures_table, write_whole_volume_results
+from fm3d_core.errors import CaseError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fm3d_core.evaluation.predictions import Predictions
+    from fm3d_core.evaluation.report.page import Section
+    from fm3d_core.tasks import WholeVolumeTask
+    from fm3d_core.volumes import DataList, ListedCase
+
+Numbers = npt.NDArray[np.float64]
+Split = Literal["test", "validation", "training"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers whose truth is known.
+
+    Attributes:
+        predictions: of the n cases.
+        targets: (n, T).
+        cases: of the list, in the same order.
+        left_out: cases of the list without truth or answer, with the reason.
+    """
+
+    predictions: Predictions
+    targets: Numbers
+    cases: list[ListedCase]
+    left_out: list[str]
+
+
+def cases_of(listed: DataList, split: Split) -> Sequence[ListedCase]:
+    """The cases of one split.
+
+    Raises:
+        CaseError: there are none.
+    """
+    cases: Sequence[ListedCase] = getattr(listed, split)
+    if not cases:
+        there = [name for name in ("training", "validation", "test") if getattr(listed, name)]
+        raise CaseError(f"has no {split} cases", path=listed.path, remedy=f"Say --split {' or '.join(there)}")
+    return cases
+
+
+def judge(predictions: Predictions, cases: Sequence[ListedCase]) -> Judged:
+    """Bring answers and truth together by the cases' names.
+
+    Raises:
+        CaseError: no case has both.
+    """
+    from dataclasses import replace
+
+    known, targets, left_out = with_targets(predictions.task, cases)
+    places = {name: place for place, name in enumerate(predictions.names)}
+    both = [index for index, case in enumerate(known) if case.name in places]
+    left_out += [f"{case.name}: no answer" for case in known if case.name not in places]
+    if not both:
+        raise CaseError(
+            "no case of the list has an answer",
+            remedy=f"Cases are matched by name: the list has {cases[0].name}, the answers {predictions.names[0]}"
+            if predictions.names
+            else "The file of predictions is empty",
+        )
+    chosen = [known[index] for index in both]
+    kept = replace(
+        predictions,
+        names=tuple(case.name for case in chosen),
+        activated=predictions.activated[[places[case.name] for case in chosen]],
+    )
+    return Judged(kept, np.array([targets[index] for index in both], np.float64), chosen, left_out)
+
+
+def evaluate_predictions(
+    command: Any,
+    listed: DataList,
+    files: Sequence[Path],
+    against: Sequence[Path],
+    task: Path | None,
+    console: Console,
+) -> None:
+    """Judge files of predictions, and compare them with others if there are any.
+
+    Args:
+        command: its options, of which ``split``, ``out`` and ``worst`` are used; they are written with the results.
+        listed: the truth.
+        files: of one training each, of the same question; of the first all figures are shown.
+        against: of other trainings.
+        task: what was asked, for CSV files.
+        console: where to say it.
+
+    Raises:
+        FM3DError: a file, the list or the options cannot be used.
+    """
+    from fm3d_core.evaluation.predictions import read_predictions
+    from fm3d_core.files import sha256_of
+
+    asked = _asked(task)
+    cases = cases_of(listed, command.split)
+    judged = [judge(read_predictions(path, asked), cases) for path in files]
+    others = [judge(read_predictions(path, asked), cases) for path in against]
+    judged, others = _on_the_same(judged, others)
+    hashes = {str(path): sha256_of(path) for path in (listed.path, *files, *against)}
+    show_and_write(command, judged, others, {"files_sha256": hashes}, console)
+
+
+def show_and_write(
+    command: Any, judged: Sequence[Judged], others: Sequence[Judged], content: Mapping[str, Any], console: Console
+) -> None:
+    """Figures of the first, the spread of several, the comparison with others; with ``command.out`` the files too."""
+    from fm3d_core.evaluation.volume_figures import figures_with_intervals
+
+    first = judged[0]
+    if command.out is not None:
+        _require_folder(command.out)
+        check_folder(command.out)
+    for line in first.left_out:
+        console.print(f"Left out: {line}", soft_wrap=True)
+    figures = figures_with_intervals(first.predictions.task, first.predictions.activated, first.targets)
+    console.print(figures_table(figures, f"{len(first.cases)} {command.split} cases"))
+    rows = _comparison(judged, others)
+    sections = []
+    if rows:
+        console.print(_table(rows, len(judged), len(others)))
+        sections.append(_section(rows, len(judged), len(others)))
+    if command.out is None:
+        return
+    results = {"run": run_record(command), **content, "left_out": first.left_out, "comparison": rows}
+    task = first.predictions.task
+    write_whole_volume_results(
+        command.out,
+        f"{task.kind.capitalize()}: {', '.join(task.labels)}",
+        first.predictions,
+        first.targets,
+        figures,
+        first.cases,
+        results,
+        worst=command.worst,
+        sections=sections,
+    )
+    console.print(f"{command.out}: results.json, report.html, predictions.json, predictions.csv", soft_wrap=True)
+
+
+def _asked(task: Path | None) -> WholeVolumeTask | None:
+    from fm3d_core.tasks import WholeVolumeTask, read_task
+
+    if task is None:
+        return None
+    found = read_task(task)
+    if not isinstance(found, WholeVolumeTask):
+        raise SettingsError(f"asks about voxels ({found.kind})", path=task, remedy="Give a task about whole volumes")
+    return found
+
+
+def _require_folder(out: Path) -> None:
+    if out.suffix == ".json":
+        raise SettingsError(f"out is {out}", remedy="Name a folder for answers about whole volumes")
+
+
+def _on_the_same(judged: Sequence[Judged], others: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
+    """All of the same question, on the cases that all have answers for."""
+    from dataclasses import replace
+
+    each = [*judged, *others]
+    task = each[0].predictions.task
+    if any((one.predictions.task.kind, one.predictions.task.labels) != (task.kind, task.labels) for one in each):
+        raise SettingsError("the files answer different questions", remedy="Give predictions of one task")
+    common = set.intersection(*(set(one.predictions.names) for one in each))
+    if not common:
+        raise CaseError("no case has an answer in all files", remedy="Give predictions of the same cases")
+    found = []
+    for one in each:
+        rows = [index for index, name in enumerate(one.predictions.names) if name in common]
+        names = [one.predictions.names[index] for index in rows]
+        missing = [f"{name}: no answer in another file" for name in one.predictions.names if name not in common]
+        kept = replace(one.predictions, names=tuple(names), activated=one.predictions.activated[rows])
+        found.append(Judged(kept, one.targets[rows], [one.cases[index] for index in rows], [*one.left_out, *missing]))
+    return found[: len(judged)], found[len(judged) :]
+
+
+def _comparison(judged: Sequence[Judged], others: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """Figure -> what the files say of it; empty where there is nothing to compare.
+
+    Of one file each: the difference with its paired bootstrap interval, and of the cases' errors the paired Wilcoxon
+    test. Of several: mean and deviation of the runs, and Welch's t test.
+    """
+    from fm3d_core.evaluation.intervals import compare_paired, compare_runs, figure_with_interval
+    from fm3d_core.evaluation.volume_figures import errors_of_cases, figures_of
+
+    if len(judged) == 1 and not others:
+        return {}
+    task, targets = judged[0].predictions.task, judged[0].targets
+    found: dict[str, dict[str, Any]] = {}
+    kept: dict[bytes, dict[str, float]] = {}
+
+    def difference(name: str, rows: npt.NDArray[np.int64]) -> float:
+        key = rows.tobytes()  # every figure is of the same draws
+        if key not in kept:
+            after, before = (
+                figures_of(task, one.predictions.activated[rows], targets[rows]) for one in (*judged, *others)
+            )
+            kept[key] = {each: after[each] - before[each] for each in after}
+        return kept[key][name]
+
+    first, second = (
+        [figures_of(task, one.predictions.activated, targets) for one in group] for group in (judged, others)
+    )
+    for name in first[0]:
+        runs = compare_runs([one[name] for one in first], [one[name] for one in second])
+        found[name] = {"mean": [plain(each) for each in runs.means], "sd": [plain(each) for each in runs.deviations]}
+        if others and max(runs.counts) > 1:
+            found[name]["welch_p"] = plain(runs.p)
+        if len(judged) == len(others) == 1:
+            found[name]["difference"] = plain_interval(figure_with_interval(partial(difference, name), len(targets)))
+    if len(judged) == len(others) == 1:
+        errors = [errors_of_cases(task, each[0].predictions.activated, targets) for each in (others, judged)]
+        paired = compare_paired(errors[0].tolist(), errors[1].tolist())
+        found["error of a case"] = {
+            "mean": [plain(float(np.nanmean(each))) for each in reversed(errors)],
+            "difference": plain_interval(paired.difference),
+            "wilcoxon_p": plain(paired.p),
+        }
+    return found
+
+
+_HEAD = ["figure", "first", "against", "difference", "p"]
+
+
+def _rows(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    from fm3d_core.evaluation.volume_figures import NAMES
+
+    return [
+        [
+            NAMES.get(name, name),
+            *(_mean(row, place) for place in (0, 1)),
+            _ends(row.get("difference")),
+            next((f"{row[key]:.3g} ({key[:-2]})" for key in ("welch_p", "wilcoxon_p") if row.get(key) is not None), ""),
+        ]
+        for name, row in rows.items()
+    ]
+
+
+def _mean(row: Mapping[str, Any], place: int) -> str:
+    mean = row["mean"][place]
+    deviation = row.get("sd", [None, None])[place]
+    return "" if mean is None else f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def _ends(difference: Mapping[str, Any] | None) -> str:
+    if difference is None or difference["mean"] is None or math.isnan(difference["mean"]):
+        return ""
+    if difference["low"] is None:
+        return f"{difference['mean']:+.3f}"
+    return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+
+
+def _title(judged: int, others: int) -> str:
+    if not others:
+        return f"mean and standard deviation of {judged} runs"
+    return f"{judged} run{'s' * (judged > 1)} against {others}"
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]], judged: int, others: int) -> Table:
+    from rich.table import Table
+
+    table = Table(*_HEAD, title=_title(judged, others))
+    for row in _rows(rows):
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    return table
+
+
+def _section(rows: Mapping[str, Mapping[str, Any]], judged: int, others: int) -> Section:
+    from fm3d_core.evaluation.report.page import Section, TablePart
+
+    return Section("Comparison", [TablePart(_HEAD, _rows(rows), _title(judged, others))])
