@@ -25,6 +25,7 @@ from MonaiLabelApp.lib.infers.insight import InsightInfer
 from MonaiLabelApp.lib.infers.interactive import InteractiveInfer
 from MonaiLabelApp.lib.infers.result import Result
 from MonaiLabelApp.lib.infers.segmentation import SegmentationInfer
+from MonaiLabelApp.lib.infers.whole_volume import WholeVolumeInfer
 from MonaiLabelApp.lib.jobs import Jobs
 from MonaiLabelApp.lib.labels import submitted_structures
 from MonaiLabelApp.lib.lanes import Lanes
@@ -99,6 +100,7 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
             MODEL: SegmentationInfer(self.tools, self.adapters),
             "interactive": InteractiveInfer(self.tools),
             "insight": InsightInfer(self.tools),
+            "whole_volume": WholeVolumeInfer(self.tools, self.adapters),
         }
 
     def init_trainers(self) -> dict[str, SegmentationTrainer]:
@@ -142,7 +144,8 @@ class FM3DApp(MONAILabelApp):  # type: ignore[misc]
         if self.settings.labels:
             return self.settings.labels
         active = self.adapters.active()
-        return tuple(active.card.task.labels) if active else submitted_structures(self.datastore())
+        segments = active is not None and not active.card.task.whole_volume
+        return tuple(active.card.task.labels) if active and segments else submitted_structures(self.datastore())
 
     def info(self) -> dict[str, Any]:
         """What the server offers, and where the last training stands."""

@@ -68,6 +68,16 @@ class VersionRequest(InferRequest):
         return _first_choice(value)
 
 
+class WholeVolumeRequest(VersionRequest):
+    """Parameters of an answer about a whole volume.
+
+    Attributes:
+        version: "active" or the number of an adapter version.
+    """
+
+    version: str = Field("active", pattern=r"^(active|[1-9][0-9]{0,8})$")
+
+
 class SegmentationRequest(VersionRequest):
     """Parameters of an automatic segmentation.
 

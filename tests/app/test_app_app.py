@@ -1,5 +1,6 @@
 """The app without HTTP: inference, training and what clients are told."""
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -106,6 +107,34 @@ def test_an_unknown_version_names_those_that_exist(make_app, submit, synthetic_c
     save_adapter(app, "tube")
     with pytest.raises(NotServed, match="Versions here: 1"):
         segment(app, synthetic_cases[0].name, version="7")
+
+
+def test_a_version_about_whole_volumes_answers_in_json_and_is_no_segmentation(make_app, synthetic_cases):
+    from fm3d_core.adaptation import ImageCase, finetune_images
+    from fm3d_core.tasks import ClassificationTask
+
+    app = make_app(labels=STRUCTURES)
+    case = synthetic_cases[0]
+    app.datastore().add_image(case.name, str(case.image), {})
+    save_adapter(app, "tube")
+    with pytest.raises(Conflict, match="no version answers about whole volumes"):
+        app.run_inference("whole_volume", case.name, {})
+    with pytest.raises(SettingsError, match="about voxels"):
+        app.run_inference("whole_volume", case.name, {"version": "1"})
+    cases = [ImageCase(each.name, (each.image,), (float(i),)) for i, each in enumerate(synthetic_cases[:2])]
+    task = ClassificationTask(("healthy", "ill"), crop=(32, 32, 32))
+    app.adapters.store.save(finetune_images(cases, task, FinetuneSettings(steps=1, device="cpu")), activate=False)
+    result = app.run_inference("whole_volume", case.name, {})
+    assert result.file is None and result.params["kind"] == "classification" and result.params["version"] == "2"
+    json.dumps(result.params)
+    assert "healthy" in str(result.params["answer"]) and "ill" in str(result.params["answer"])
+    with pytest.raises(SettingsError, match="about whole volumes"):
+        segment(app, case.name, version="2")
+    models = app.info()["models"]
+    assert "2" not in models["segmentation"]["config"]["version"]
+    assert models["whole_volume"]["config"]["version"] == ["active", "2"]
+    app.adapters.activate(2)
+    assert make_app().structures() == ()
 
 
 def test_structures_come_from_the_configuration_then_the_active_adapter_then_the_labels(make_app, submit):

@@ -33,7 +33,8 @@ class SegmentationInfer(ServedInfer):
 
     def config(self) -> dict[str, Any]:
         """The choices in a client's table; MONAI Label's plugin offers lists of strings, the first one chosen."""
-        return {"version": ["active", "untrained", *(str(stored.version) for stored in self._adapters.versions())]}
+        able = [stored for stored in self._adapters.versions() if not stored.card.task.whole_volume]
+        return {"version": ["active", "untrained", *(str(stored.version) for stored in able)]}
 
     def answer(self, asked: Asked) -> Result:
         """Segment one image.
