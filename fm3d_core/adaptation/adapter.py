@@ -203,7 +203,7 @@ class Adapter:
         from fm3d_core.models.zoo import backbone_sha256
 
         method = check_method(self.card.method, self.card.decoder, self.card.bottleneck)
-        backbone = self._plain_backbone()
+        backbone = self.plain_backbone()
         if not self._replaces(backbone) and backbone_sha256(backbone) != self.card.backbone_sha256:
             raise AdapterError(
                 f"the adapter was trained on another backbone ({self.card.backbone_sha256[:12]})",
@@ -236,7 +236,7 @@ class Adapter:
             raise AdapterError("the adapter's tensors do not fit its backbone and method", remedy="Make it again")
         return KnownClassesHead(backbone.feature_channels[0], len(self.card.task.labels), len(others))
 
-    def _plain_backbone(self) -> Backbone:
+    def plain_backbone(self) -> Backbone:
         """The backbone before training; with random weights where their file cannot be used and is not needed."""
         from fm3d_core.models.zoo import create_backbone
 

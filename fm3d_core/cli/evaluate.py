@@ -124,13 +124,16 @@ class Evaluate:
         self._write(evaluated, means, rows, worst, console)
 
     def _evaluate_list(self, console: Console) -> None:
-        from fm3d_core.cli.evaluate_answers import evaluate_predictions
+        from fm3d_core.cli.evaluate_answers import evaluate_adapter, evaluate_predictions
         from fm3d_core.volumes import read_data_list
 
         listed = read_data_list(self.data, root=self.root)
-        if not self.predictions:
-            raise SettingsError("a list of cases goes with --predictions", remedy="Give files of fm3d predict")
-        evaluate_predictions(self, listed, self.predictions, self.against, self.task, console)
+        if self.predictions:
+            evaluate_predictions(self, listed, self.predictions, self.against, self.task, console)
+        elif self.against:
+            raise SettingsError("--against goes with --predictions", remedy="Give files of fm3d predict")
+        else:
+            evaluate_adapter(self, listed, console)
 
     def _show(self, evaluated: Evaluated, means: dict[str, dict[str, MeanInterval]], console: Console) -> None:
         from rich.table import Table

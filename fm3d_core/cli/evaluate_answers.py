@@ -16,7 +16,7 @@ from fm3d_core.cli.evaluating import plain, plain_interval
 from fm3d_core.cli.run_record import run_record
 from fm3d_core.cli.task_options import with_targets
 from fm3d_core.cli.whole_volume_results import check_folder, figures_table, write_whole_volume_results
-from fm3d_core.errors import CaseError, SettingsError
+from fm3d_core.errors import CaseError, FM3DError, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,6 +120,60 @@ def evaluate_predictions(
     judged, others = _on_the_same(judged, others)
     hashes = {str(path): sha256_of(path) for path in (listed.path, *files, *against)}
     show_and_write(command, judged, others, {"files_sha256": hashes}, console)
+
+
+def evaluate_adapter(command: Any, listed: DataList, console: Console) -> None:
+    """Ask an adapter about the cases of a list that it has not learned from, and judge its answers.
+
+    Args:
+        command: its options, of which ``adapter``, ``device``, ``split``, ``out`` and ``worst`` are used.
+        listed: the truth.
+        console: where to say it.
+
+    Raises:
+        FM3DError: the adapter is about voxels, or the list cannot be used.
+    """
+    from fm3d_core.adaptation.cases import sha256_of_image, sha256_of_voxels
+    from fm3d_core.cli.console import progress_bar
+    from fm3d_core.cli.options import identity_of
+    from fm3d_core.evaluation.predictions import Predictions
+    from fm3d_core.evaluation.probing.features import sha256_of_images
+    from fm3d_core.inference import ImagePredictor
+    from fm3d_core.progress import StageClock
+    from fm3d_core.volumes import read_channels
+
+    adapter = command.adapter.load()
+    if not adapter.card.task.whole_volume:
+        raise SettingsError(
+            f"a list is for answers about whole volumes, the adapter's task is {adapter.card.task.kind}",
+            remedy="Give a folder with images/ and labels/, or files of answers with --predictions",
+        )
+    predictor = ImagePredictor(adapter, command.device)
+    cases = cases_of(listed, command.split)
+    learned = {sha256 for used in adapter.card.cases for sha256 in (used.image_sha256, used.voxels_sha256) if sha256}
+    rows, hashes, left_out = {}, {}, []
+    with progress_bar(console) as show:
+        clock = StageClock("answering", len(cases), show)
+        for done, case in enumerate(cases):
+            clock.report(done)
+            try:
+                volume = read_channels(case.images, predictor.task.channels)
+                if learned & {sha256_of_image(case.images[0]), sha256_of_voxels(volume)}:
+                    left_out.append(f"{case.name}: the adapter has learned from it")
+                    continue
+                rows[case.name] = predictor.activated(volume)
+                hashes[case.name] = sha256_of_images(case.images)
+            except FM3DError as error:
+                left_out.append(f"{case.name}: {error.problem}")
+        clock.report(len(cases))
+    if not rows:
+        raise CaseError("no case could be answered", path=listed.path, remedy=f"The first: {left_out[0]}")
+    activated = np.array(list(rows.values()), np.float64)
+    judged = judge(
+        Predictions(predictor.task, tuple(rows), activated, hashes), [one for one in cases if one.name in rows]
+    )
+    judged.left_out[:0] = left_out
+    show_and_write(command, [judged], [], {"adapter": identity_of(command.adapter)}, console)
 
 
 def show_and_write(

@@ -38,7 +38,7 @@ class AdapterOption(StoreOption):
 
     Attributes:
         version: a version of the store; default: the active one.
-        adapter: an adapter folder, instead of the store.
+        adapter: an adapter folder or a bundle (fm3d adapters export), instead of the store.
     """
 
     version: int | None = None
@@ -52,12 +52,13 @@ class AdapterOption(StoreOption):
             AdapterError: missing or damaged.
         """
         from fm3d_core.adaptation import Adapter
+        from fm3d_core.adaptation.bundle import is_bundle, load_bundle
 
         if self.adapter is None:
             return self.open().load(self.version)
         if self.version is not None:
             raise SettingsError("both --version and --adapter are given", remedy="Give one of them")
-        return Adapter.load(self.adapter)
+        return load_bundle(self.adapter) if is_bundle(self.adapter) else Adapter.load(self.adapter)
 
     def locate(self) -> tuple[int | None, Path]:
         """The version number (None of a folder) and the folder of an adapter that can be loaded."""
@@ -75,8 +76,17 @@ def identity_of(option: AdapterOption) -> dict[str, Any]:
         AdapterError: the card is damaged.
     """
     from fm3d_core.adaptation.adapter import TENSORS_FILE, read_card
+    from fm3d_core.adaptation.bundle import MODEL, is_bundle, load_bundle
 
     version, folder = option.locate()
+    if is_bundle(folder):
+        card = load_bundle(folder).card
+        return {
+            "version": None,
+            "folder": str(folder),
+            "tensors_sha256": sha256_of(folder / MODEL),
+            "card": card.to_dict(),
+        }
     tensors = sha256_of(folder / TENSORS_FILE)
     return {"version": version, "folder": str(folder), "tensors_sha256": tensors, "card": read_card(folder).to_dict()}
 
