@@ -34,6 +34,7 @@ from fm3d_core.errors import SettingsError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fm3d_core.cli.evaluate_regions import Masks
     from fm3d_core.cli.evaluating import Labels
     from fm3d_core.evaluation import ComparisonRow, MeanInterval, StructureScores
     from fm3d_core.volumes import Case, Volume
@@ -45,7 +46,7 @@ class Evaluate:
 
     Per structure the mean over the cases with its 95 % bootstrap interval. Volumes the adapter has learned from are
     left out, and said so. A structure in neither label nor segmentation is not counted; in one only it has Dice 0 and
-    surface Dice 0, and its HD95 is missing and counted as such. Where
+    surface Dice 0, and its HD95 is missing and counted as such. Regions that overlap are compared one by one. Where
     labels are partial (annotation.json), figures are over the annotated voxels and structures.
 
     Of answers about whole volumes: fm3d evaluate cases.csv --predictions predictions.json, or with an adapter. AUC,
@@ -90,8 +91,10 @@ class Evaluate:
         from rich.console import Console
 
         from fm3d_core.cli.console import progress_bar
+        from fm3d_core.cli.evaluate_regions import evaluate_regions
         from fm3d_core.evaluation import ComparisonRow
         from fm3d_core.inference import Predictor
+        from fm3d_core.tasks import RegionsTask
 
         console = Console()
         check_tolerance(self.tolerance)
@@ -103,13 +106,20 @@ class Evaluate:
         for path in self._files():
             check_absent(path)
         adapter = self.adapter.load()
-        structures = adapter.card.task.labels
-        folder = LabelledFolder.read(self.data, self.cases, structures)
+        task = adapter.card.task
+        if task.whole_volume:
+            raise SettingsError(
+                f"the adapter answers about whole volumes ({task.kind})", remedy="Give a list of cases, JSON or CSV"
+            )
+        structures = task.labels
         rows: list[ComparisonRow] = []
         worst = WorstCases(self.worst if self.out is not None else 0, structures)
 
+        def keep_regions(volume: Volume, truth: Masks, found: Masks, result: EvaluatedCase) -> None:
+            worst.look(volume, truth, found, result)
+
         def keep(case: Case, volume: Volume, truth: Labels, found: list[Labels], result: EvaluatedCase) -> None:
-            worst.look(volume, truth, found[0], result)
+            worst.look(volume, worst.masks(truth), worst.masks(found[0]), result)
             if self.out is not None and len(rows) < self.pictures:  # the others would fill the memory
                 dice = {name: figures.dice for name, figures in result.scores[0].items()}
                 rows.append(ComparisonRow(case.name, volume.array, truth, found[0], volume.spacing, dice))
@@ -117,7 +127,15 @@ class Evaluate:
         with console.status("Loading the adapter"):
             predictor = Predictor(adapter, self.device)
         with progress_bar(console) as show:
-            evaluated = evaluate_adapters(folder, [predictor], structures, self.tolerance, progress=show, watcher=keep)
+            if isinstance(task, RegionsTask):
+                evaluated = evaluate_regions(
+                    self.data, self.cases, predictor, task, self.tolerance, progress=show, watcher=keep_regions
+                )
+            else:
+                folder = LabelledFolder.read(self.data, self.cases, structures)
+                evaluated = evaluate_adapters(
+                    folder, [predictor], structures, self.tolerance, progress=show, watcher=keep
+                )
         say_left_out(evaluated, "the adapter has learned from them", console)
         means = {name: _means(evaluated, name) for name in structures}
         self._show(evaluated, means, console)

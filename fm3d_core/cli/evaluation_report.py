@@ -12,6 +12,7 @@ import numpy as np
 from fm3d_core.errors import SettingsError
 
 if TYPE_CHECKING:
+    from fm3d_core.cli.evaluate_regions import Masks
     from fm3d_core.cli.evaluating import Evaluated, EvaluatedCase, Labels
     from fm3d_core.evaluation.report.contours import ContourCase
     from fm3d_core.evaluation.report.page import Section
@@ -25,7 +26,7 @@ class WorstCases:
 
     Args:
         count: how many.
-        structures: label values are 1 + their places.
+        structures: in order.
 
     Raises:
         SettingsError: an impossible number.
@@ -37,7 +38,7 @@ class WorstCases:
         self.count, self.structures = count, tuple(structures)
         self._kept: list[tuple[float, ContourCase]] = []
 
-    def look(self, volume: Volume, truth: Labels, found: Labels, result: EvaluatedCase) -> None:
+    def look(self, volume: Volume, truth: Masks, found: Masks, result: EvaluatedCase) -> None:
         """Keep a case if it is one of the worst; one without anything to measure is none."""
         from fm3d_core.evaluation.dice import mean_dice
         from fm3d_core.evaluation.report.contours import contour_case
@@ -46,11 +47,12 @@ class WorstCases:
         full = len(self._kept) >= self.count
         if self.count == 0 or np.isnan(dice) or (full and dice >= self._kept[-1][0]):
             return
-        masks = [
-            {name: label == value for value, name in enumerate(self.structures, start=1)} for label in (truth, found)
-        ]
-        case = contour_case(result.name, volume.array, volume.spacing, *masks)
+        case = contour_case(result.name, volume.array, volume.spacing, truth, found)
         self._kept = sorted([*self._kept, (dice, case)], key=lambda kept: kept[0])[: self.count]
+
+    def masks(self, labels: Labels) -> Masks:
+        """A label map with values 1 + place as a mask of each structure."""
+        return {name: labels == value for value, name in enumerate(self.structures, start=1)}
 
     @property
     def cases(self) -> list[ContourCase]:

@@ -128,3 +128,28 @@ def test_a_dicom_seg_needs_a_series(balls: Path, tmp_path: Path, capsys: pytest.
     common = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--device", "cpu")
     assert run("predict", image, *common, "--suffix", ".dcm") == 2
     assert "no DICOM series" in capsys.readouterr().err
+
+
+def test_regions_are_evaluated_one_by_one_with_the_union_of_their_values(tmp_path: Path) -> None:
+    task = RegionsTask((("whole", (1, 2)), ("core", (2,))), Preprocessing(crop_foreground=False))
+    adapter = untrained_adapter(task, FinetuneSettings(method="linear_probe", head="linear", device="cpu"))
+    adapter.save(tmp_path / "adapter")
+    generator = np.random.default_rng(0)
+    truths = {}
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        image = generator.normal(0, 1, (16, 16, 16)).astype(np.float32)
+        truths[name] = generator.integers(0, 3, (16, 16, 16)).astype(np.uint8)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "data" / "images" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(truths[name], np.eye(4)), tmp_path / "data" / "labels" / f"{name}.nii.gz")
+    common = ("--adapter", tmp_path / "adapter", "--device", "cpu")
+    assert run("evaluate", tmp_path / "data", *common, "--out", tmp_path / "out", "--worst", 1) == 0
+    assert run("predict", tmp_path / "data", *common, "--out", tmp_path / "found") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name, truth in truths.items():
+        for region, true in (("whole", truth > 0), ("core", truth == 2)):
+            found = np.asarray(nib.load(tmp_path / "found" / f"{name}_{region}.nii.gz").dataobj) > 0
+            dice = 2 * (found & true).sum() / (found.sum() + true.sum())
+            assert results["cases"][name]["structures"][region]["dice"] == pytest.approx(dice, abs=1e-4)
+    assert (tmp_path / "out" / "report.html").read_text().count('<img src="data:image/png') == 1
