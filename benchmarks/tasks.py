@@ -34,7 +34,8 @@ from fm3d_core.tasks.metrics import concordance_index
 from fm3d_core.volumes import Preprocessing, read_volume
 
 FOLDS, BOOTSTRAPS = 5, 2000
-STEPS, RATE, DECAY = 300, 3e-3, 1e-1
+STEPS, RATE = 300, 3e-3
+DECAYS = (0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,12 @@ def _out_of_fold(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What probes say of the cases that they did not learn from."""
     order = np.random.default_rng(0).permutation(len(targets))
+    if isinstance(task, ClassificationTask):  # as many of each class in every fold
+        order = order[np.argsort(np.array(targets)[order, 0], kind="stable")]
     answers = np.zeros((len(targets), task.classes))
     for fold in range(FOLDS):
         held = order[fold::FOLDS]
-        rest = np.setdiff1d(order, held)
+        rest = np.random.default_rng(fold).permutation(order[~np.isin(order, held)])
         answers[held] = _probed(task, vectors, targets, rest, held)
     return answers, np.array(targets)
 
@@ -202,21 +205,34 @@ def _probed(
     rest: np.ndarray,
     held: np.ndarray,
 ) -> np.ndarray:
+    """The weight decay has the lowest loss on a quarter of the cases to learn from; the probe then learns from all."""
     fitted = task.fit([targets[index] for index in rest])
     mean, deviation = vectors[rest].mean(0), vectors[rest].std(0) + 1e-4
-    design = (vectors - mean) / deviation
-    truth = torch.tensor(targets, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        probe = torch.nn.Linear(design.shape[1], task.classes)
-    torch.nn.init.zeros_(probe.weight)
-    optimiser, loss = torch.optim.AdamW(probe.parameters(), RATE, weight_decay=DECAY), fitted.loss()
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        loss(probe(design[rest]), truth[rest], None).backward()
-        optimiser.step()
+    design, truth = (vectors - mean) / deviation, torch.tensor(targets, dtype=torch.float32)
+    loss, inner, kept = fitted.loss(), rest[len(rest) // 4 :], rest[: len(rest) // 4]
+
+    def lost(decay: float) -> float:
+        probe = _learned(design[inner], truth[inner], task.classes, loss, decay)
+        with torch.inference_mode():
+            return float(loss(probe(design[kept]), truth[kept], None))
+
+    probe = _learned(design[rest], truth[rest], task.classes, loss, min(DECAYS, key=lost))
     with torch.inference_mode():
         return fitted.activate(probe(design[held])).numpy()
+
+
+def _learned(design: torch.Tensor, truth: torch.Tensor, outputs: int, loss, decay: float) -> torch.nn.Linear:  # type: ignore[no-untyped-def]
+    probe = torch.nn.Linear(design.shape[1], outputs)
+    torch.nn.init.zeros_(probe.weight)
+    torch.nn.init.zeros_(probe.bias)
+    optimiser = torch.optim.AdamW(
+        [{"params": [probe.weight], "weight_decay": decay}, {"params": [probe.bias], "weight_decay": 0.0}], RATE
+    )
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        loss(probe(design), truth, None).backward()
+        optimiser.step()
+    return probe
 
 
 def _with_interval(question: Question, answers: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:

@@ -348,6 +348,7 @@ def batch_source(
     Features come from ``cache`` where they were computed before.
 
     Raises:
+        SettingsError: a single crop in a step of a joint task.
         Stopped: ``should_stop`` said so while features were computed.
     """
     import torch
@@ -355,9 +356,17 @@ def batch_source(
     from fm3d_core.adaptation.augmentation import Augmentation
     from fm3d_core.adaptation.batches import CropSource, FeatureSource
     from fm3d_core.adaptation.published_augmentation import published
+    from fm3d_core.models.image_heads import JointNetwork
+
+    if isinstance(network, JointNetwork) and settings.batch_size * plan.sampling.crops_per_volume < 2:
+        raise SettingsError(
+            "a step has one crop, but the batch norm of the volume's head compares several",
+            remedy="Choose a batch_size of 2 or more",
+        )
 
     generator = torch.Generator().manual_seed(settings.seed)
-    if method.frozen_backbone and not network.runs_backbone:
+    # a joint task's image head compares several volumes in a step, whose windows differ in size
+    if method.frozen_backbone and not network.runs_backbone and not isinstance(network, JointNetwork):
         return FeatureSource(
             network, cases, window, generator, device, progress=progress, should_stop=should_stop, cache=cache
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from fm3d_core.adaptation import Adapter, ImageCase, LabeledCase
+from fm3d_core.adaptation.finetune import spec_of
 from fm3d_core.adaptation.selection import Selection
 from fm3d_core.devices import choose_device
 from fm3d_core.errors import CaseError
@@ -72,6 +73,7 @@ def run_recipe(
     """
     settings = {"seed": seed, **(given or {})}
     choose_device(str(settings.get("device", "auto")))
+    spec_of(recipe.settings(1, **settings), recipe.built_task().channels)  # missing weights are told before reading
     adapters: list[Adapter] = []
     left_out: list[str] = []
     for fold in folds or (None,):

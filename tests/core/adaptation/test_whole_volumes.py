@@ -91,6 +91,18 @@ def test_every_method_learns_about_whole_volumes_and_comes_back(
     assert any(name.startswith("backbone.") for name in adapter.tensors) != frozen
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["swin_unetr_tiny", "suprem_segresnet", "suprem_unet", "vit_small_rotary"])
+@pytest.mark.parametrize("method", ["linear_probe", "lora", "spatial_adapter"])
+def test_larger_backbones_tell_about_whole_volumes_too(
+    backbone: str, method: str, images: list[Path], tmp_path: Path
+) -> None:
+    settings = replace(QUICK, method=method, backbone=backbone, batch_size=2, steps=1)
+    adapter = finetune_images(_cases(images[:2], "classification"), _task("classification"), settings)
+    loaded = Adapter.load(adapter.save(tmp_path / "a"))
+    assert sum(ImagePredictor(loaded, "cpu").activated(read_channels([images[5]]))) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression", "survival"])
 @pytest.mark.parametrize("method", ["linear_probe", "full"])
 def test_every_kind_of_task_is_learned_and_keeps_what_it_took_from_the_targets(
