@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fm3d_core.cli.evaluating import plain, plain_interval
+from fm3d_core.cli.answers_comparison import comparison_of, comparison_section, comparison_table
 from fm3d_core.cli.run_record import run_record
 from fm3d_core.cli.task_options import with_targets
 from fm3d_core.cli.whole_volume_results import check_folder, figures_table, write_whole_volume_results
@@ -20,10 +18,8 @@ from fm3d_core.errors import CaseError, FM3DError, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from fm3d_core.evaluation.predictions import Predictions
-    from fm3d_core.evaluation.report.page import Section
     from fm3d_core.tasks import WholeVolumeTask
     from fm3d_core.volumes import DataList, ListedCase
 
@@ -190,11 +186,11 @@ def show_and_write(
         console.print(f"Left out: {line}", soft_wrap=True)
     figures = figures_with_intervals(first.predictions.task, first.predictions.activated, first.targets)
     console.print(figures_table(figures, f"{len(first.cases)} {command.split} cases"))
-    rows = _comparison(judged, others)
+    rows = comparison_of(judged, others)
     sections = []
     if rows:
-        console.print(_table(rows, len(judged), len(others)))
-        sections.append(_section(rows, len(judged), len(others)))
+        console.print(comparison_table(rows, len(judged), len(others)))
+        sections.append(comparison_section(rows, len(judged), len(others)))
     if command.out is None:
         return
     results = {"run": run_record(command), **content, "left_out": first.left_out, "comparison": rows}
@@ -248,100 +244,3 @@ def _on_the_same(judged: Sequence[Judged], others: Sequence[Judged]) -> tuple[li
         kept = replace(one.predictions, names=tuple(names), activated=one.predictions.activated[rows])
         found.append(Judged(kept, one.targets[rows], [one.cases[index] for index in rows], [*one.left_out, *missing]))
     return found[: len(judged)], found[len(judged) :]
-
-
-def _comparison(judged: Sequence[Judged], others: Sequence[Judged]) -> dict[str, dict[str, Any]]:
-    """Figure -> what the files say of it; empty where there is nothing to compare.
-
-    Of one file each: the difference with its paired bootstrap interval, and of the cases' errors the paired Wilcoxon
-    test. Of several: mean and deviation of the runs, and Welch's t test.
-    """
-    from fm3d_core.evaluation.intervals import compare_paired, compare_runs, figure_with_interval
-    from fm3d_core.evaluation.volume_figures import errors_of_cases, figures_of
-
-    if len(judged) == 1 and not others:
-        return {}
-    task, targets = judged[0].predictions.task, judged[0].targets
-    found: dict[str, dict[str, Any]] = {}
-    kept: dict[bytes, dict[str, float]] = {}
-
-    def difference(name: str, rows: npt.NDArray[np.int64]) -> float:
-        key = rows.tobytes()  # every figure is of the same draws
-        if key not in kept:
-            after, before = (
-                figures_of(task, one.predictions.activated[rows], targets[rows]) for one in (*judged, *others)
-            )
-            kept[key] = {each: after[each] - before[each] for each in after}
-        return kept[key][name]
-
-    first, second = (
-        [figures_of(task, one.predictions.activated, targets) for one in group] for group in (judged, others)
-    )
-    for name in first[0]:
-        runs = compare_runs([one[name] for one in first], [one[name] for one in second])
-        found[name] = {"mean": [plain(each) for each in runs.means], "sd": [plain(each) for each in runs.deviations]}
-        if others and max(runs.counts) > 1:
-            found[name]["welch_p"] = plain(runs.p)
-        if len(judged) == len(others) == 1:
-            found[name]["difference"] = plain_interval(figure_with_interval(partial(difference, name), len(targets)))
-    if len(judged) == len(others) == 1:
-        errors = [errors_of_cases(task, each[0].predictions.activated, targets) for each in (others, judged)]
-        paired = compare_paired(errors[0].tolist(), errors[1].tolist())
-        found["error of a case"] = {
-            "mean": [plain(float(np.nanmean(each))) for each in reversed(errors)],
-            "difference": plain_interval(paired.difference),
-            "wilcoxon_p": plain(paired.p),
-        }
-    return found
-
-
-_HEAD = ["figure", "first", "against", "difference", "p"]
-
-
-def _rows(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    from fm3d_core.evaluation.volume_figures import NAMES
-
-    return [
-        [
-            NAMES.get(name, name),
-            *(_mean(row, place) for place in (0, 1)),
-            _ends(row.get("difference")),
-            next((f"{row[key]:.3g} ({key[:-2]})" for key in ("welch_p", "wilcoxon_p") if row.get(key) is not None), ""),
-        ]
-        for name, row in rows.items()
-    ]
-
-
-def _mean(row: Mapping[str, Any], place: int) -> str:
-    mean = row["mean"][place]
-    deviation = row.get("sd", [None, None])[place]
-    return "" if mean is None else f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-
-
-def _ends(difference: Mapping[str, Any] | None) -> str:
-    if difference is None or difference["mean"] is None or math.isnan(difference["mean"]):
-        return ""
-    if difference["low"] is None:
-        return f"{difference['mean']:+.3f}"
-    return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-
-
-def _title(judged: int, others: int) -> str:
-    if not others:
-        return f"mean and standard deviation of {judged} runs"
-    return f"{judged} run{'s' * (judged > 1)} against {others}"
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]], judged: int, others: int) -> Table:
-    from rich.table import Table
-
-    table = Table(*_HEAD, title=_title(judged, others))
-    for row in _rows(rows):
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    return table
-
-
-def _section(rows: Mapping[str, Mapping[str, Any]], judged: int, others: int) -> Section:
-    from fm3d_core.evaluation.report.page import Section, TablePart
-
-    return Section("Comparison", [TablePart(_HEAD, _rows(rows), _title(judged, others))])
