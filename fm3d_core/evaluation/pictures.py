@@ -15,6 +15,7 @@ from fm3d_core.evaluation.dice import mean_dice
 from fm3d_core.files import atomic_file
 
 _COLUMN_INCHES, _DOTS_PER_INCH, _OPACITY = 3.2, 100, 0.55
+_LETTER_INCHES, _PATCH_INCHES = 0.085, 0.8  # of the legend: a letter, about, and the patch with its margins
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def draw_comparison(path_png: str | Path, rows: Sequence[ComparisonRow], labels:
     for title, axis in zip(("image", "truth", "prediction"), axes[0], strict=True):
         axis.set_title(title)
     patches = [Patch(color=color, label=name) for color, name in zip(colors, labels, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+    columns = max(int(3 * _COLUMN_INCHES / (_LETTER_INCHES * max(map(len, labels)) + _PATCH_INCHES)), 1)
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(labels), columns), frameon=False)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)
     return path
