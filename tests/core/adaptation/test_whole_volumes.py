@@ -92,12 +92,9 @@ def test_every_method_learns_about_whole_volumes_and_comes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["swin_unetr_tiny", "suprem_segresnet", "suprem_unet", "vit_small_rotary"])
-@pytest.mark.parametrize("method", ["linear_probe", "lora", "spatial_adapter"])
-def test_larger_backbones_tell_about_whole_volumes_too(
-    backbone: str, method: str, images: list[Path], tmp_path: Path
-) -> None:
-    settings = replace(QUICK, method=method, backbone=backbone, batch_size=2, steps=1)
+@pytest.mark.parametrize("backbone", ["swin_unetr_tiny", "suprem_segresnet", "vit_small_rotary"])
+def test_larger_backbones_tell_about_whole_volumes_too(backbone: str, images: list[Path], tmp_path: Path) -> None:
+    settings = replace(QUICK, method="linear_probe", backbone=backbone, batch_size=2, steps=1)
     adapter = finetune_images(_cases(images[:2], "classification"), _task("classification"), settings)
     loaded = Adapter.load(adapter.save(tmp_path / "a"))
     assert sum(ImagePredictor(loaded, "cpu").activated(read_channels([images[5]]))) == pytest.approx(1, abs=1e-5)
