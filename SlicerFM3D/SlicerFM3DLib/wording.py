@@ -204,7 +204,7 @@ def segmented(version: str, parameters: Mapping[str, Any]) -> str:
         if dice.get("low") is not None and dice.get("high") is not None:
             parts[-1] += " " + _("({low:.2f} to {high:.2f})").format(low=dice["low"], high=dice["high"])
         parts[-1] += "."
-        parts += [str(reason) for reason in dice.get("reasons") or ()]
+        parts += [_sentence(str(reason)) for reason in dice.get("reasons") or ()]
     return " ".join([*parts, *map(str, parameters.get("warnings") or ())])
 
 
