@@ -91,7 +91,7 @@ def trained(widget, hippocampus):
             pictures.append(photograph(widget, "train"))
         return not session.isRunning(operation("TRAIN"))
 
-    assert slicer_env.process_events_until(ended, 300), moves[-1]
+    assert slicer_env.process_events_until(ended, 900), moves[-1]  # on a machine that does much else
     choose(ui.versionComboBox, "active")
     press(widget, ui.segmentButton)
     photograph(widget, "segment")
