@@ -133,8 +133,11 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
         image, label, affine = draw_case(seed, shape=(24, 24, 24))
         write_nifti(tmp_path / "images" / f"{name}.nii.gz", image, affine)
         write_nifti(tmp_path / "labels" / f"{name}.nii.gz", (label == 1).astype("uint8"), affine)
+    for seed, name in enumerate("abc"):  # of the example on whole volumes
+        image, _, affine = draw_case(seed, shape=(24, 24, 24))
+        write_nifti(tmp_path / f"{name}.nii.gz", image, affine)
     example = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
-    for slow in ("seconds=60", 'preset="auto"'):
+    for slow in ("seconds=60", 'preset="auto"', "steps=200"):
         assert slow in example
         example = example.replace(slow, "steps=1")
     exec(example, {})  # noqa: S102  # the README's own text
