@@ -130,6 +130,7 @@ def _empty(first: pydicom.Dataset) -> pydicom.Dataset:
     from fm3d_core import __version__
 
     dataset = pydicom.Dataset()
+    dataset.preamble = b"\0" * 128  # so that a DICOMweb client, too, writes a whole file
     for keyword in _OF_PATIENT_AND_STUDY:
         if keyword in first:
             dataset[keyword] = first[keyword]

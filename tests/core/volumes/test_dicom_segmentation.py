@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from fm3d_core.errors import VolumeError
-from fm3d_core.volumes import Volume, read_volume, write_dicom_segmentation, write_nifti
+from fm3d_core.volumes import Volume, dicom_segmentation, read_volume, write_dicom_segmentation, write_nifti
+from fm3d_core.volumes.dicom_series import read_headers
 
 SHAPE = (7, 5, 6)  # columns, rows, slices
 
@@ -107,6 +109,16 @@ def test_pydicom_seg_reads_the_same(volume: Volume, masks: dict[str, np.ndarray]
         lps[:3, :3], lps[:3, 3] = direction * spacing, image.GetOrigin()
         affine = np.diag([-1, -1, 1, 1]) @ lps
         assert positions(result.segment_data(number).T > 0, affine) == positions(mask, volume.affine), name
+
+
+def test_a_dicomweb_client_that_writes_the_object_makes_a_whole_file(
+    volume: Volume, masks: dict[str, np.ndarray]
+) -> None:
+    series = [dataset for _, dataset in read_headers(volume.source.path, everything=True)]
+    written = BytesIO()
+    pydicom.dcmwrite(written, dicom_segmentation(masks, series, "FM3D test"))
+    written.seek(0)
+    assert len(pydicom.dcmread(written).SegmentSequence) == len(masks)
 
 
 def test_nothing_at_all_is_an_object_with_one_empty_frame(volume: Volume, tmp_path: Path) -> None:
