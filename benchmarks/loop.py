@@ -15,33 +15,28 @@ Set the number of threads by OMP_NUM_THREADS; the server and the training share 
 
 from __future__ import annotations
 
-import http.client
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from email import message_from_bytes
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import psutil
 import tyro
 from few_shot_sets import SETS, Split, split
+from loop_client import Client, served
+from loop_table import show
 from rich.console import Console
-from rich.table import Table
 
-from fm3d_core.cli.server_process import ServerProcess
 from fm3d_core.evaluation import dice_per_label, mean_dice
 from fm3d_core.volumes import Case, Volume, read_label, read_volume
 
 Part = Literal["train", "clicks", "info", "memory"]
 MODEL = "segmentation"
-JSON = {"Content-Type": "application/json"}
 POLL = 0.25  # seconds
 
 
@@ -89,68 +84,6 @@ class Benchmark:
                     file.write(json.dumps(row) + "\n")
                 console.print(f"{name}, {part}: done", highlight=False)
         show(rows, console)
-
-
-class Client:
-    """A client of the server: one connection for each request, as MONAI Label's and Slicer's have it."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.server = server
-
-    def ask(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> tuple[str, bytes]:
-        """Content type and body of an answer that must be good."""
-        connection = http.client.HTTPConnection(urlsplit(self.server.address).netloc, timeout=1800)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            content = answer.read()
-            if answer.status != 200:
-                raise RuntimeError(f"{method} {path}: {answer.status} {content[:500]!r}")
-            return answer.getheader("Content-Type", ""), content
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, value: Any = None) -> Any:
-        """The JSON of an answer."""
-        body, headers = (json.dumps(value).encode(), JSON) if value is not None else (b"", None)
-        return json.loads(self.ask(method, path, body, headers)[1])
-
-    def upload(self, case: Case) -> None:
-        """Send the image of a case."""
-        body, headers = form({"params": "{}"}, ("file", case.image.name, case.image.read_bytes()))
-        self.ask("PUT", f"/datastore/image?image={quote(case.name)}", body, headers)
-
-    def submit(self, case: Case, labels: tuple[str, ...]) -> None:
-        """Send image and label of a case."""
-        self.upload(case)
-        assert case.label is not None
-        info = [{"name": name, "idx": value} for value, name in enumerate(labels, start=1)]
-        fields = {"params": json.dumps({"label_info": info})}
-        body, headers = form(fields, ("label", case.label.name, case.label.read_bytes()))
-        self.ask("PUT", f"/datastore/label?image={quote(case.name)}", body, headers)
-
-    def infer(self, model: str, case: Case, params: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """The answer's figures, and its label map on the image's RAS grid."""
-        body, headers = form({"params": json.dumps(params)})
-        kind, content = self.ask("POST", f"/infer/{model}?image={quote(case.name)}", body, headers)
-        message = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + content)
-        parts = {part.get_param("name", header="content-disposition"): part for part in message.get_payload()}  # type: ignore[union-attr]
-        with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
-            file.write(parts["image"].get_payload(decode=True))  # type: ignore[arg-type]
-            file.flush()
-            return json.loads(parts["params"].get_payload(decode=True)), read_label(file.name).array  # type: ignore[arg-type]
-
-
-@contextmanager
-def served(labels: tuple[str, ...]) -> Iterator[Client]:
-    """A server with an empty folder."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ServerProcess(Path(folder) / "studies", Path(folder) / "work", labels=labels) as server,
-    ):
-        yield Client(server)
 
 
 def measure_train(settings: Benchmark, client: Client, cases: Split) -> dict[str, Any]:
@@ -325,54 +258,6 @@ def dice_of(client: Client, tests: tuple[Case, ...], labels: tuple[str, ...], ve
     return float(np.mean(scores))
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """All figures as a table, a line each."""
-    table = Table("set", "what", "figures", title="The clinician's loop", caption=f"{psutil.cpu_count()} processors")
-    for row in rows:
-        for what, figures in LINES[row["part"]](row):
-            table.add_row(row["set"], what, figures)
-    console.print(table)
-
-
-def train_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of the part train."""
-    for number, training in enumerate(row["trainings"], start=1):
-        first = training["seconds_to_first_better"]
-        yield f"training {number}: first better version", "none" if first is None else f"after {first:.0f} s"
-        dice = ", ".join(
-            f"{each['stage']} {each['dice']:.3f} ({each['seconds']:.0f} s)" for each in training["versions"]
-        )
-        yield f"training {number}: Dice on {row['tests']} volumes", f"before {training['before']:.3f}; {dice}"
-
-
-def click_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of the part clicks."""
-    for name in ("first_click", "further_clicks"):
-        yield f"{name.replace('_', ' ')} to mask, s", in_words(row[name])
-    yield "Dice after each click", ", ".join(f"{each:.3f}" for each in row["dice_after_clicks"])
-
-
-def info_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of the part info."""
-    for name in ("idle", "while_segmenting"):
-        yield f"/info/ {name.replace('_', ' ')}, s", in_words(row[name])
-
-
-def memory_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of the part memory."""
-    growth = row["growth_mb_per_100_requests"]
-    yield (
-        f"memory over {row['requests']} requests, MB",
-        f"at rest {row['at_rest_mb']}, highest {row['highest_mb']}, at the end {row['at_the_end_mb']}, "
-        f"{growth:+.1f} a hundred requests",
-    )
-
-
-def in_words(figures: dict[str, float]) -> str:
-    """A :func:`spread`."""
-    return f"median {figures['median']:.2f}, p95 {figures['p95']:.2f}, largest {figures['largest']:.2f}"
-
-
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, 95th percentile and largest."""
     if not seconds:
@@ -382,22 +267,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {"count": len(seconds), **{name: round(float(value), 3) for name, value in figures.items()}}
 
 
-def form(fields: dict[str, str], file: tuple[str, str, bytes] | None = None) -> tuple[bytes, dict[str, str]]:
-    """A multipart body and its header: text fields and at most one (field, file name, content)."""
-    boundary = "----fm3d-loop"
-    head = "".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
-    )
-    body = head.encode()
-    if file is not None:
-        field, name, content = file
-        body += f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
-        body += content + b"\r\n"
-    return body + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-
-
 MEASURES = {"train": measure_train, "clicks": measure_clicks, "info": measure_info, "memory": measure_memory}
-LINES = {"train": train_lines, "clicks": click_lines, "info": info_lines, "memory": memory_lines}
 
 
 if __name__ == "__main__":

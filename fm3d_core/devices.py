@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -66,11 +66,13 @@ def small_convolutions_in_float32(device: torch.device) -> AbstractContextManage
     processor, for example a 3x3x3 kernel on an image of 2 x 4 x 4: memory that was never written; some sizes end the
     process). Such images are the deepest of a pyramid, so float32 costs nothing.
     """
+    return _small_convolutions_mode()() if device.type == "cpu" else nullcontext()
+
+
+@cache
+def _small_convolutions_mode() -> Callable[[], AbstractContextManager[object]]:
     import torch
     from torch.overrides import TorchFunctionMode
-
-    if device.type != "cpu":
-        return nullcontext()
 
     class SmallConvolutionsInFloat32(TorchFunctionMode):
         def __torch_function__(
@@ -86,4 +88,4 @@ def small_convolutions_in_float32(device: torch.device) -> AbstractContextManage
                 exact: list[Any] = [each.float() if isinstance(each, torch.Tensor) else each for each in args]
                 return torch.conv3d(*exact, **kwargs).to(torch.bfloat16)
 
-    return SmallConvolutionsInFloat32()
+    return SmallConvolutionsInFloat32

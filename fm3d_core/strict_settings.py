@@ -34,6 +34,27 @@ def validated(kind: type[_T], content: Mapping[str, Any], *, path: Path | None =
     return result
 
 
+def read_yaml(
+    path: str | Path, problem: str = "cannot be read as YAML: {reason}", remedy: str = "Correct the file"
+) -> Any:
+    """What a YAML file holds, as plain data.
+
+    Args:
+        path: of the file.
+        problem, remedy: of the error if it cannot be read; "{reason}" stands for what the system or YAML says.
+
+    Raises:
+        SettingsError: no such file, or no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(problem.replace("{reason}", reason), path=path, remedy=remedy) from error
+
+
 def put_in(content: dict[str, Any], override: str) -> None:
     """Change nested plain data in place by one "key.below=value"; the value is read as YAML.
 

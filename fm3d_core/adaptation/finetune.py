@@ -230,7 +230,7 @@ def card_of_training(data: TrainingSet, settings: FinetuneSettings, built: Built
         for case in data.loaded
     )
     return replace(
-        _card(data.task, settings, built, window),
+        new_card(data.task, settings, built, window),
         cases=used,
         left_out=data.left_out,
         notes=(*built.notes, *data.notes),
@@ -255,7 +255,7 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
     method = check_method(settings.method, settings.decoder, settings.bottleneck)
     built = build(task, settings, method)
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
-    card = replace(_card(task, settings, built, (64, 64, 64)), notes=built.notes)
+    card = replace(new_card(task, settings, built, (64, 64, 64)), notes=built.notes)
     return Adapter(card, _to_cpu(trained_tensors(built.network)))
 
 
@@ -375,7 +375,8 @@ def batch_source(
     return CropSource(network, cases, window, settings.batch_size, generator, device, own, plan.sampling, change)
 
 
-def _card(task: Task, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
+def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
+    """The card of a training that has not begun: settings, network and versions, no cases and no results."""
     return AdapterCard(
         task=task,
         method=settings.method,

@@ -74,7 +74,7 @@ def train_images(
         FM3DError: a mistake in settings or weights.
         Stopped: ``should_stop`` said so before anything was learned that can be kept.
     """
-    from fm3d_core.adaptation.finetune import _card
+    from fm3d_core.adaptation.finetune import new_card
 
     check_settings(settings)
     method, task = check_method(settings.method, settings.decoder, settings.bottleneck), data.task
@@ -86,7 +86,7 @@ def train_images(
     watch = Stopwatch(settings.clock)
     source = image_source(data, built, method, settings, plan, task.crop, device, progress, should_stop)
     card = replace(
-        _card(task, settings, built, task.crop),
+        new_card(task, settings, built, task.crop),
         cases=data.used,
         left_out=data.left_out,
         notes=(*built.notes, *data.notes),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fm3d_core.errors import SettingsError
-from fm3d_core.strict_settings import put_in, validated
+from fm3d_core.strict_settings import put_in, read_yaml, validated
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 _FREE = {"may_change": True}
@@ -152,13 +152,7 @@ def read_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Pretr
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"cannot be read as YAML: {reason}", path=path, remedy="Correct the file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise SettingsError("holds no settings", path=path, remedy="It needs about, objective, settings, run")
     return content

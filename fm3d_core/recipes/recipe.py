@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from fm3d_core.adaptation.plan import CropSampling, Schedule, TrainingPlan
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.errors import SettingsError
-from fm3d_core.strict_settings import put_in, validated
+from fm3d_core.strict_settings import put_in, read_yaml, validated
 from fm3d_core.tasks import DenseTask, Task, WholeVolumeTask, task_from_dict
 from fm3d_core.volumes import Preprocessing
 
@@ -321,13 +321,7 @@ def _find(name: str) -> tuple[Path, str | None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"cannot be read as YAML: {reason}", path=path, remedy="Correct the file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise SettingsError("holds no recipe", path=path, remedy="fm3d recipes show LA_SEG shows one")
     return copy.deepcopy(content)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.strict_settings import read_yaml
 from fm3d_core.tasks.classification import ClassificationTask
 from fm3d_core.tasks.joint import JointTask
 from fm3d_core.tasks.multilabel import MultilabelTask
@@ -49,12 +50,7 @@ def read_task(path: str | Path) -> Task:
     Raises:
         SettingsError: no such file, not YAML, or not a task.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError("not a readable task file", path=path, remedy="Give a YAML file") from error
+    data = read_yaml(path, "not a readable task file", "Give a YAML file")
     if not isinstance(data, dict):
         raise SettingsError("not a task", path=path, remedy="Write kind: and what belongs to it")
     try:

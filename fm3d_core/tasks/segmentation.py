@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.strict_settings import read_yaml
 from fm3d_core.tasks.dense_heads import dense_head
 from fm3d_core.tasks.task import check_channels
 from fm3d_core.volumes import IGNORED, Preprocessing
@@ -135,12 +136,7 @@ class SegmentationTask:
         Raises:
             SettingsError: no such file, not YAML, or not a segmentation task.
         """
-        import yaml
-
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError("not a readable task file", path=path, remedy="Give a YAML file") from error
+        data = read_yaml(path, "not a readable task file", "Give a YAML file")
         if not isinstance(data, dict):
             raise SettingsError("not a task", path=path, remedy="Write labels: [name, name, ...]")
         return cls.from_dict(data)

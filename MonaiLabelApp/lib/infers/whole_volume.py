@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WholeVolumeInfer(ServedInfer):
-    """Answers by a version that was trained about whole volumes (``fm3d finetune --task``), or was uploaded.
+    """Answers by a version that was trained about whole volumes (``fm3d finetune --recipe``), or was uploaded.
 
     Args:
         tools: what infer tasks share.

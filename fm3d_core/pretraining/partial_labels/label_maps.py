@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fm3d_core.errors import SettingsError
+from fm3d_core.strict_settings import read_yaml
 
 PUBLISHED = Path(__file__).parent / "label_maps.yaml"
 MOST_STRUCTURES = 255  # a prepared label voxel is a byte, 0 is background
@@ -100,13 +101,8 @@ def read_label_maps(path: str | Path | None = None) -> LabelMaps:
     Raises:
         SettingsError: unreadable, an unknown key, a structure that is not in the list, or an impossible value.
     """
-    import yaml
-
     path = Path(path) if path else PUBLISHED
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError("is no readable list of label maps", path=path, remedy="Give a YAML file") from error
+    content = read_yaml(path, "is no readable list of label maps", "Give a YAML file")
     if not isinstance(content, dict) or set(content) != {"structures", "sets"}:
         raise SettingsError("is no list of label maps", path=path, remedy="Write structures: and sets:, nothing else")
     structures, sets = content["structures"], content["sets"]

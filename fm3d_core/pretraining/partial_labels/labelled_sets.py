@@ -8,6 +8,7 @@ from typing import Any
 
 from fm3d_core.errors import CaseError, SettingsError
 from fm3d_core.pretraining.partial_labels.label_maps import LabelMap, LabelMaps
+from fm3d_core.strict_settings import read_yaml
 
 _REMEDY = "Write a list of {name: ..., folder: ..., map: ...}, or give a folder of sets named like label maps"
 
@@ -66,12 +67,7 @@ def find_labelled_sets(data: str | Path | None, maps: LabelMaps) -> list[Labelle
 
 
 def _entries(path: Path) -> list[Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError("is no readable list of sets", path=path, remedy=_REMEDY) from error
+    content = read_yaml(path, "is no readable list of sets", _REMEDY)
     if not isinstance(content, list):
         raise SettingsError("is no list of sets", path=path, remedy=_REMEDY)
     return content

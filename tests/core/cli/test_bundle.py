@@ -12,24 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from command import run
 
 from fm3d_core.adaptation import Adapter, AdapterStore, FinetuneSettings, finetune
 from fm3d_core.adaptation.bundle import load_bundle
-from fm3d_core.cli.main import main
 from fm3d_core.errors import AdapterError
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import SYNTHETIC_LABELS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run
 
 from fm3d_core.adaptation import AdapterStore
-from fm3d_core.cli.main import main
 from fm3d_core.inference import Predictor
 from fm3d_core.volumes import read_label, read_volume
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command import run as fm3d
 
-from fm3d_core.cli.main import main
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d data ARGUMENTS``."""
-    try:
-        main(["data", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "data")
 
 
 def test_a_folder_is_scanned_cached_and_shown(

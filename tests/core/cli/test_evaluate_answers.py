@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run as fm3d
 
-from fm3d_core.cli.main import main
 from fm3d_core.evaluation.predictions import Predictions, read_predictions, write_csv, write_json
 from fm3d_core.tasks import ClassificationTask, RegressionTask
 
 CLASSES = ("healthy", "ill", "very ill")
 
 
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d evaluate ARGUMENTS``."""
-    try:
-        main(["evaluate", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "evaluate")
 
 
 @pytest.fixture

@@ -13,19 +13,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run
 from matplotlib.image import imread
 
-from fm3d_core.cli.main import main
 from fm3d_core.files import sha256_of
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:

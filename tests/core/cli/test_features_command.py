@@ -6,16 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from fm3d_core.cli.main import main
-
-
-def run(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from command import run
 
 
 def test_training_finds_what_was_computed_ahead(

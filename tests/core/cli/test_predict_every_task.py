@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from command import run
 
 from fm3d_core.adaptation import FinetuneSettings, ImageCase, finetune_images, untrained_adapter
-from fm3d_core.cli.main import main
 from fm3d_core.tasks import ClassificationTask, RegionsTask, SegmentationTask
 from fm3d_core.volumes import Preprocessing, read_volume
 
@@ -21,15 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "volumes"))
 from test_dicom_segmentation import write_series
 
 QUICK = FinetuneSettings(method="linear_probe", steps=30, batch_size=4, device="cpu")
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

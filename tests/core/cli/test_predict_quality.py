@@ -10,9 +10,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run
 
 from fm3d_core.adaptation import AdapterStore, FinetuneSettings, LabeledCase, finetune
-from fm3d_core.cli.main import main
 from fm3d_core.tasks import SegmentationTask
 from fm3d_core.volumes import SYNTHETIC_LABELS
 
@@ -26,14 +26,6 @@ def store(synthetic_cases: list[LabeledCase], tmp_path_factory: pytest.TempPathF
     sizes = {name: tuple(2.5 * size for size in sizes) for name, sizes in adapter.card.sizes.items()}
     AdapterStore(folder).save(replace(adapter, card=replace(adapter.card, sizes=sizes)), activate=False)
     return folder
-
-
-def run(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_quality_and_uncertainty_are_written_beside_the_results(

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run as fm3d
 
 from fm3d_core.adaptation.feature_cache import FeatureCache
-from fm3d_core.cli.main import main
 
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d probe ARGUMENTS``."""
-    try:
-        main(["probe", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "probe")
 
 
 @pytest.fixture(scope="module")

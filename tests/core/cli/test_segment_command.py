@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run as fm3d
 
 from fm3d_core.adaptation import AdapterStore, FinetuneSettings, untrained_adapter
-from fm3d_core.cli.main import main
 from fm3d_core.tasks import SegmentationTask
 
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d segment ARGUMENTS``."""
-    try:
-        main(["segment", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "segment")
 
 
 @pytest.fixture

@@ -7,20 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+from command import run
 
 from fm3d_core.adaptation import AdapterStore
-from fm3d_core.cli.main import main
 
 QUICK = ("--steps", 2, "--device", "cpu")
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def test_each_draw_gives_a_version_and_a_line_and_none_becomes_active(

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from command import run as fm3d
 
-from fm3d_core.cli.main import main
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d visualize ARGUMENTS``."""
-    try:
-        main(["visualize", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "visualize")
 
 
 @pytest.fixture

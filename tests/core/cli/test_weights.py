@@ -7,14 +7,15 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from command import run as fm3d
 
-from fm3d_core.cli.main import main
 from fm3d_core.errors import WeightsError
 from fm3d_core.models.weights import catalogue as catalogue_module
 from fm3d_core.models.weights.catalogue import WeightEntry, read_catalogue
@@ -45,13 +46,7 @@ TEMPLATE = """
 """
 
 
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d weights ARGUMENTS``."""
-    try:
-        main(["weights", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
+run = partial(fm3d, "weights")
 
 
 class _Hub(BaseHTTPRequestHandler):

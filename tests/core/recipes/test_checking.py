@@ -10,10 +10,10 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from command import run
 from made_cases import quick_overrides, write_cases
 
 from fm3d_core.adaptation import AdapterStore
-from fm3d_core.cli.main import main
 from fm3d_core.recipes import read_recipe
 from fm3d_core.recipes.checking import check_recipe
 from fm3d_core.volumes import read_data_list
@@ -110,15 +110,6 @@ def test_a_structure_that_is_never_drawn_is_named(tmp_path: Path) -> None:
             nibabel.save(nibabel.Nifti1Image(array, image.affine), folder / case["label"])
 
     assert "label 4 (value 4) is in none of 4 training cases" in _wrong("BraTS2021", tmp_path, erase)
-
-
-def run(*arguments: object) -> int:
-    """The exit code of ``fm3d ARGUMENTS``."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def _sets(name: str) -> list[str]:
