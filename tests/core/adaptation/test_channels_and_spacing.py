@@ -13,7 +13,7 @@ import torch
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.adapter import trained_tensors
 from fm3d_core.adaptation.cases import TrainingCase, load_cases, plan_preprocessing
-from fm3d_core.adaptation.finetune import _card, _to_cpu, batch_source, build
+from fm3d_core.adaptation.finetune import _to_cpu, batch_source, build, new_card
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.trainer import Budget, optimise
 from fm3d_core.errors import VolumeError
@@ -62,7 +62,7 @@ def test_an_image_of_several_channels_goes_through_weights_of_one(method: str, h
         progress=ignore_progress,
         should_stop=never_stop,
     )
-    adapter = Adapter(_card(task, settings, built, (32, 32, 16)), _to_cpu(trained_tensors(built.network)))
+    adapter = Adapter(new_card(task, settings, built, (32, 32, 16)), _to_cpu(trained_tensors(built.network)))
     again = Adapter.load(adapter.save(tmp_path / "adapter"))
     assert again.card.backbone.fold_channels
     how = {"progress": ignore_progress, "should_stop": never_stop}
