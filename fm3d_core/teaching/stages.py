@@ -18,7 +18,7 @@ from fm3d_core.adaptation.zero_shot import STAGE as ZERO_SHOT
 from fm3d_core.adaptation.zero_shot import require_zero_shot, zero_shot_adapter
 from fm3d_core.errors import Stopped
 from fm3d_core.progress import Progress, ProgressCallback, ShouldStop, ignore_progress, never_stop
-from fm3d_core.teaching.calibration import calibrated
+from fm3d_core.teaching.calibration import calibrated, enough_to_measure
 from fm3d_core.teaching.continuing import Start, choose_start
 from fm3d_core.teaching.direct import MOST, measured_on, with_estimate
 from fm3d_core.teaching.plan import Plan, Situation, Stage, make_plan
@@ -171,7 +171,7 @@ class _Lesson:
         expected = cross_validate_set(
             data,
             settings,
-            share=share or SHARE,
+            share=enough_to_measure(share, kept.stored.card.training, settings.seconds) if share else SHARE,
             most=MOST_HELD_OUT if share else None,
             cache=self.cache,
             progress=self.progress,

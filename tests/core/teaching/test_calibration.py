@@ -6,7 +6,7 @@ import pytest
 
 from fm3d_core.adaptation.expected_dice import expected_dice
 from fm3d_core.teaching import calibration
-from fm3d_core.teaching.calibration import calibrated
+from fm3d_core.teaching.calibration import calibrated, enough_to_measure
 
 
 def test_errors_are_scaled_everywhere_alike_and_it_is_said() -> None:
@@ -44,3 +44,12 @@ def test_the_figures_that_come_with_the_package_are_complete() -> None:
     for stage in ("linear_probe", "trained"):
         for way in ("slabs", "volumes"):
             assert 0.3 < calibration._data()[stage][way]["factor"] < 3
+
+
+def test_a_training_that_measures_takes_sixty_steps_or_as_many_as_the_stage() -> None:
+    quick, slow = {"steps": 400, "seconds": 40.0}, {"steps": 80, "seconds": 40.0}
+    assert enough_to_measure(0.25, quick, 40) == 0.25
+    assert enough_to_measure(0.25, slow, 40) == pytest.approx(0.75)
+    assert enough_to_measure(0.25, {"steps": 20, "seconds": 40.0}, 40) == 1
+    assert enough_to_measure(0.25, {"steps": 80, "seconds": 10.0}, 40) == 0.25  # ended at a plateau
+    assert enough_to_measure(0.25, {}, 40) == 0.25
