@@ -142,6 +142,8 @@ def entry(stored: StoredAdapter) -> dict[str, Any]:
         "stage": card.stage or "final",
         "method": card.method,
         "preset": card.settings.get("preset"),
+        "recipe": (card.settings.get("recipe") or {}).get("name"),
+        "kind": card.task.kind,
         "labels": list(card.task.labels),
         "cases": [case.name for case in card.cases],
         "expected_dice": expected

@@ -14,7 +14,9 @@ from MonaiLabelApp.lib.datastore import CheckedDatastore
 from MonaiLabelApp.lib.errors import Busy, NotServed
 from MonaiLabelApp.lib.jobs import Job, Jobs
 from MonaiLabelApp.lib.lanes import Lanes
+from MonaiLabelApp.lib.recipes.offered import find_recipe
 from MonaiLabelApp.lib.scoring import ImageScoring
+from MonaiLabelApp.lib.trainers.recipe import check
 from MonaiLabelApp.lib.training.record import Training
 
 SCORING = "images"
@@ -82,6 +84,20 @@ class Background:
             self.last_scoring.cancel()
         self.last_scoring = self._jobs.start("scoring", work, self._lanes.scoring)
         return self.last_scoring
+
+    def check_recipe(self, name: str) -> Job:
+        """Compare what is here with a recipe, without training.
+
+        Raises:
+            NotServed: there is no such recipe.
+            Busy: too many wait already.
+        """
+        find_recipe(name)
+
+        def work(progress: ProgressCallback, should_stop: ShouldStop) -> dict[str, Any]:
+            return dict(check(name, self._datastore(), progress, should_stop))
+
+        return self._jobs.start("check", work)
 
     def training_ended(self, training: Training) -> None:
         """Told of each training that has ended: what the new version thinks of the images is asked next."""

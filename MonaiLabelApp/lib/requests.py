@@ -154,6 +154,11 @@ class TrainRequest(_Request):
         labels: the structures to learn; None: see ``labels.structures_to_learn``.
         cases: ids of the labelled images to learn from; None for all.
         shots: how many of them to use, in the order of their names; None for all.
+        recipe: a published recipe (GET /recipes/), which says all but seed, cases and length; "none" is None. Its own
+            method gives way to ``method``.
+        weights: with a recipe: recipe, shipped, random, or an id of weights that are here; None: the recipe's own.
+            shipped and random are of a small network unless ``backbone`` says otherwise.
+        epochs: with a recipe, rounds of its ``iterations``, instead of seconds or steps.
         run_id: stamped into the progress, so that a client knows its own run.
     """
 
@@ -167,15 +172,23 @@ class TrainRequest(_Request):
     labels: tuple[str, ...] | None = Field(None, min_length=1, max_length=255)
     cases: tuple[str, ...] | None = Field(None, min_length=1, max_length=100_000)
     shots: int | None = Field(None, ge=1)
+    recipe: str | None = Field(None, pattern=r"^[A-Za-z0-9_]{1,64}(:[A-Za-z0-9_]{1,64})?$")
+    weights: str | None = Field(None, pattern=f"^{SAFE_NAME.pattern}$")
+    epochs: int | None = Field(None, ge=1, le=100_000)
     run_id: str | None = Field(None, pattern=f"^{SAFE_NAME.pattern}$")
 
-    @field_validator("method", "preset", mode="before")
+    @field_validator("method", "preset", "recipe", "weights", mode="before")
     @classmethod
     def _first_method(cls, value: Any) -> Any:
         return _first_choice(value)
 
+    @property
+    def by_recipe(self) -> str | None:
+        """The recipe that was chosen."""
+        return None if self.recipe == "none" else self.recipe
+
     def finetune_settings(self) -> dict[str, Any]:
-        """What goes to ``FinetuneSettings``."""
+        """What goes to ``FinetuneSettings``, without a recipe."""
         own = self.model_dump(include={"method", "seconds", "steps"}, exclude_none=True)
         preset = None if self.preset == "none" else self.preset or (None if own else "auto")
         more = self.model_dump(include={"backbone", "seed", "continue_from"}, exclude_none=True)

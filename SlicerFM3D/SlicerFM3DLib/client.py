@@ -17,6 +17,7 @@ from .address import Address
 from .cancellation import Cancellation
 from .errors import AddressInvalid, AnswerInvalid, Cancelled, ClientError, ServerRefused
 from .multipart import VOLUME_SUFFIXES, Form, splitAnswer, volumeSuffix
+from .recipes import Recipe, parseRecipe
 from .train_status import TrainStatus, parseOwnStatus, parseStatus, runIdOf
 from .translation import tr as _
 from .transport import Timeouts, Transport
@@ -183,6 +184,16 @@ class ServerClient:
                 raise
             return ()
         return tuple(parseVersion(entry) for entry in listing.get("versions") or ())
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """Published trainings that can be asked for; empty where the server offers none."""
+        try:
+            listing = self._json("GET", "/recipes/")
+        except ServerRefused as error:
+            if error.status != 404:
+                raise
+            return ()
+        return tuple(parseRecipe(entry) for entry in listing.get("recipes") or ())
 
     def activate(self, version: int) -> None:
         """Let this version segment from now on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .client import FINAL, MODEL, ServerClient
+from .recipes import Recipe
 from .versions import Version
 
 
@@ -33,6 +34,7 @@ class ServerInfo:
         total, labelled: volumes the server has, and those with a submitted label.
         labelledCases: their ids; empty unless :meth:`ask` has asked for them.
         adapters: what was learned, newest first; empty where the server keeps no versions.
+        recipes: published trainings to choose from.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ServerInfo:
     models: tuple[str, ...] = ()
     labelledCases: tuple[str, ...] = ()
     adapters: tuple[Version, ...] = ()
+    recipes: tuple[Recipe, ...] = ()
 
     @classmethod
     def ask(cls, client: ServerClient) -> ServerInfo:
@@ -54,7 +57,8 @@ class ServerInfo:
         info = cls.parse(client.info())
         objects = client.datastore()
         labelled = sorted(identifier for identifier, entry in objects.items() if FINAL in (entry.get("labels") or {}))
-        return replace(info, labelledCases=tuple(labelled), adapters=client.versions())
+        recipes = client.recipes() if "recipe" in info.choices else ()
+        return replace(info, labelledCases=tuple(labelled), adapters=client.versions(), recipes=recipes)
 
     @classmethod
     def parse(cls, info: Mapping[str, Any]) -> ServerInfo:

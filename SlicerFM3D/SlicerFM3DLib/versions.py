@@ -30,7 +30,7 @@ class Version:
         number: counted from 1.
         active: whether it segments unless another one is asked for.
         created: when, ISO 8601.
-        stage, method, preset: keys of how it was learned; empty if unknown.
+        stage, method, preset, recipe: keys of how it was learned; empty if unknown.
         labels: the structures it knows.
         cases: ids of the volumes it has learned from.
         expected: None while nothing is known.
@@ -44,6 +44,7 @@ class Version:
     stage: str = ""
     method: str = ""
     preset: str = ""
+    recipe: str = ""
     labels: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
     expected: ExpectedDice | None = None
@@ -90,6 +91,7 @@ def parseVersion(entry: Mapping[str, Any]) -> Version:
         stage=str(entry.get("stage") or ""),
         method=str(entry.get("method") or ""),
         preset=str(entry.get("preset") or ""),
+        recipe=str(entry.get("recipe") or ""),
         labels=tuple(map(str, entry.get("labels") or ())),
         cases=tuple(map(str, entry.get("cases") or ())),
         expected=expected,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .recipes import NO_RECIPE, OWN_WEIGHTS, Recipe
 from .server_info import ServerInfo
 from .train_status import TrainStatus
 from .translation import tr as _
@@ -59,6 +60,8 @@ def trained(status: TrainStatus) -> str:
     if status.state != "done":
         return status.error or status.message or _("The training failed. The server's log says more.")
     text = _("Version {version} is ready and active.") if status.version else _("Training finished.")
+    if any(version.number == status.version and not version.active for version in status.versions):
+        text = _("Version {version} is ready. It is not the active one.")
     parts = [text.format(version=status.version), " · ".join(_figures(status))]
     if status.leftOut:
         parts.append(_("Left out: {cases}").format(cases="; ".join(status.leftOut)))
@@ -90,6 +93,29 @@ def preset(key: str) -> str:
     return known.get(key, key)
 
 
+def recipe(key: str) -> str:
+    """How a published training is offered."""
+    return _("None") if key == NO_RECIPE else key.replace(":", ", ")
+
+
+def recipeDetails(recipe: Recipe) -> str:
+    """What a published training learns and asks for, in lines."""
+    lines = [recipe.about, _("Needs {needs}").format(needs=recipe.needs)]
+    if not recipe.atHand:
+        lines.append(_("Its weights are not on the server: {remedy}").format(remedy=recipe.remedy))
+    return "\n".join(line for line in lines if line)
+
+
+def weights(key: str) -> str:
+    """How the weights are offered that a published training begins with."""
+    known = {
+        OWN_WEIGHTS: _("As published"),
+        "shipped": _("Small network that comes with FM3D"),
+        "random": _("Small network, random weights"),
+    }
+    return known.get(key, key)
+
+
 def strategy(key: str) -> str:
     """How a way to choose the next volume is offered."""
     known = {
@@ -116,6 +142,8 @@ def expected(dice: ExpectedDice | None) -> str:
 def versionDetails(version: Version) -> str:
     """All that is known about a version, in lines."""
     lines = [_("Structures: {names}").format(names=", ".join(version.labels))]
+    if version.recipe:
+        lines.append(_("Recipe: {name}").format(name=version.recipe))
     if version.created:
         lines.append(_("Made: {when}").format(when=version.created[:16].replace("T", " ")))
     if version.cases:

@@ -67,8 +67,10 @@ def train_images(
     select: Select | None = None,
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
+    keep_when_stopped: bool = False,
 ) -> Adapter:
-    """Learn from cases that were read already; see :func:`finetune_images`.
+    """Learn from cases that were read already; see :func:`finetune_images`, and for ``keep_when_stopped``
+    :func:`fm3d_core.adaptation.finetune.train`.
 
     Raises:
         FM3DError: a mistake in settings or weights.
@@ -91,7 +93,20 @@ def train_images(
         left_out=data.left_out,
         notes=(*built.notes, *data.notes),
     )
-    return finished(card, built.network, source, method, settings, plan, select, watch, device, progress, should_stop)
+    return finished(
+        card,
+        built.network,
+        source,
+        method,
+        settings,
+        plan,
+        select,
+        watch,
+        device,
+        progress,
+        should_stop,
+        keep_when_stopped=keep_when_stopped,
+    )
 
 
 def image_source(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fm3d_core.adaptation import ImageCase, LabeledCase
 from fm3d_core.errors import CaseError, FM3DError
@@ -15,11 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 def dense_case(recipe: Recipe, case: ListedCase) -> LabeledCase:
-    """A case of a task about voxels.
+    """A case of a task about voxels; its field "label_values" (structure -> voxel value) goes before the recipe's.
 
     Raises:
         CaseError: no label file, or, of a joint task, no class.
     """
+    own = case.fields.get("label_values")
     task = recipe.built_task()
     first, *others = case.images
     target = task.read_target(case.fields) if isinstance(task, JointTask) else ()
@@ -27,7 +28,7 @@ def dense_case(recipe: Recipe, case: ListedCase) -> LabeledCase:
         case.name,
         first,
         case.file(recipe.label_field),
-        recipe.label_values,
+        own if isinstance(own, Mapping) else recipe.label_values,
         more_channels=tuple(others),
         target=target,
     )

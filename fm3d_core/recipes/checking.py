@@ -51,7 +51,7 @@ def check_recipe(
     """Compare a list with a recipe; nothing is trained.
 
     Every case's files and known answers are looked at; images and labels of the first ``most`` cases of each part are
-    read; one batch is made of them.
+    read; one batch is made of them. With ``most`` 0 no file is opened.
 
     Raises:
         Stopped: ``should_stop`` said so.
@@ -69,24 +69,23 @@ def check_recipe(
     clock, done, read = StageClock("reading volumes", total, progress), 0, []
     for part, described in cases.items():
         problems: list[tuple[str, str]] = []
-        values: Counter[int] = Counter()
+        seen: Counter[str] = Counter()
         for case in described[:most]:
             if should_stop():
                 raise Stopped("The check")
             clock.report(done)
             done += 1
             try:
-                values.update(_read(recipe, case))
+                seen.update(_read(recipe, case))
                 if part == "training":
                     read.append(case)
             except FM3DError as error:
                 problems.append((case.name, str(error)))
         findings += _grouped(part, problems)
-        if part == "training" and described and not recipe.built_task().whole_volume:
-            findings += _structures(recipe, values, min(len(described), most))
+        if part == "training" and described[:most] and not recipe.built_task().whole_volume:
+            findings += _structures(recipe, seen, min(len(described), most))
     clock.report(total)
-    findings.append(_batch(recipe, read))
-    return findings
+    return [*findings, _batch(recipe, read)] if most else findings
 
 
 def _described(
@@ -151,35 +150,33 @@ def _answers(recipe: Recipe, cases: Sequence[LabeledCase | ImageCase]) -> list[F
     return findings
 
 
-def _read(recipe: Recipe, case: LabeledCase | ImageCase) -> set[int]:
-    """The label values of a case that can be read.
+def _read(recipe: Recipe, case: LabeledCase | ImageCase) -> set[str]:
+    """The structures drawn in a case that can be read.
 
     Raises:
-        FM3DError: it cannot, or has values that the recipe does not know.
+        FM3DError: it cannot, or has values that nobody names.
     """
     task = recipe.built_task()
     files = case.images if isinstance(case, ImageCase) else (case.image, *case.more_channels)
     image: Volume = read_channels(files, task.channels)
     if isinstance(case, ImageCase):
         return set()
-    values = _values(recipe)
+    values = recipe.dense_task().drawn if case.values is None else case.values
     label = read_label(case.label, names={value: name for name, value in values.items()})
     check_label(label, image)
-    return set(np.unique(label.array).tolist())
+    present = set(np.unique(label.array).tolist())
+    return {name for name, value in values.items() if value in present}
 
 
-def _values(recipe: Recipe) -> dict[str, int]:
-    return recipe.label_values or recipe.dense_task().drawn
-
-
-def _structures(recipe: Recipe, values: Counter[int], count: int) -> list[Finding]:
+def _structures(recipe: Recipe, seen: Counter[str], count: int) -> list[Finding]:
     """In how many of the cases that were read each structure is."""
-    known = _values(recipe)
-    findings = [Finding(False, "drawn in: " + ", ".join(f"{name} {values[value]}" for name, value in known.items()))]
+    task = recipe.dense_task()
+    values = recipe.label_values or task.drawn
+    findings = [Finding(False, "drawn in: " + ", ".join(f"{name} {seen[name]}" for name in task.drawn))]
     return findings + [
-        Finding(True, f"{name} (value {value}) is in none of {count} training cases")
-        for name, value in known.items()
-        if not values[value]
+        Finding(True, f"{name} (value {values[name]}) is in none of {count} training cases")
+        for name in task.drawn
+        if not seen[name]
     ]
 
 

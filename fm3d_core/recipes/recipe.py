@@ -223,6 +223,15 @@ class Recipe:
         }
         return FinetuneSettings(**{**values, **given})
 
+    def cut_to(self, steps: int, cases: int) -> Recipe:
+        """The recipe for so many ``steps`` from so many ``cases``: warm-up and looks at validation shrink alike."""
+        share = min(steps / max(self.training.epochs * (self.training.iterations or cases), 1), 1.0)
+        validation = self.validation
+        if validation is not None:
+            validation = replace(validation, every=max(round(share * validation.every), 1))
+        training = replace(self.training, warm_up=round(share * self.training.warm_up))
+        return replace(self, training=training, validation=validation)
+
     def plan(self) -> TrainingPlan:
         """What is fixed of the training besides."""
         training = self.training

@@ -52,6 +52,7 @@ def run_recipe(
     progress: ProgressCallback = ignore_progress,
     should_stop: ShouldStop = never_stop,
     on_adapter: Callable[[Adapter], None] = lambda adapter: None,
+    keep_when_stopped: bool = False,
 ) -> RecipeRun:
     """Train as a recipe says.
 
@@ -66,6 +67,8 @@ def run_recipe(
         should_stop: asked at every step and case. With validation cases, being stopped in training keeps the best
             weights so far, and what comes after is left out.
         on_adapter: receives each adapter when it is there.
+        keep_when_stopped: whether a training without validation cases that is stopped keeps what it had learned, once
+            it has got somewhere.
 
     Raises:
         FM3DError: a mistake in recipe, list or weights.
@@ -84,7 +87,7 @@ def run_recipe(
         validation, others = usable(recipe, part.validation)
         left_out += [each for each in (*refused, *others) if each not in left_out]
         run = recipe.settings(len(cases), **settings)
-        adapter = _trained(recipe, cases, validation, run, progress, should_stop)
+        adapter = _trained(recipe, cases, validation, run, keep_when_stopped, progress, should_stop)
         adapter = _noted(adapter, recipe, fraction, fold)
         adapters.append(adapter)
         on_adapter(adapter)
@@ -99,6 +102,7 @@ def _trained(
     cases: Sequence[LabeledCase] | Sequence[ImageCase],
     validation: Sequence[LabeledCase] | Sequence[ImageCase],
     settings: FinetuneSettings,
+    keep_when_stopped: bool,
     progress: ProgressCallback,
     should_stop: ShouldStop,
 ) -> Adapter:
@@ -121,7 +125,15 @@ def _trained(
             frozen = check_method(settings.method, settings.decoder, settings.bottleneck).frozen_backbone
             measure = image_measure(images.task, held, recipe.crop, device, frozen=frozen)
         select = _select(recipe, measure)
-        return train_images(images, settings, plan=plan, select=select, progress=progress, should_stop=should_stop)
+        return train_images(
+            images,
+            settings,
+            plan=plan,
+            select=select,
+            progress=progress,
+            should_stop=should_stop,
+            keep_when_stopped=keep_when_stopped,
+        )
     dense = recipe.dense_task()
     labelled = cast("Sequence[LabeledCase]", cases)
     data = read_training_set(labelled, dense, progress=progress, should_stop=should_stop)
@@ -133,7 +145,15 @@ def _trained(
         prepared = prepare_cases(loaded, dense.preprocessing, progress=progress, should_stop=should_stop)
         overlap = recipe.validation.overlap if recipe.validation else 0.0
         measure = voxel_measure(dense, prepared, recipe.crop, overlap, device)
-    return train(data, settings, plan=plan, select=_select(recipe, measure), progress=progress, should_stop=should_stop)
+    return train(
+        data,
+        settings,
+        plan=plan,
+        select=_select(recipe, measure),
+        progress=progress,
+        should_stop=should_stop,
+        keep_when_stopped=keep_when_stopped,
+    )
 
 
 def _select(recipe: Recipe, measure: Measure | None) -> Select | None:

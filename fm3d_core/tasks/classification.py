@@ -45,6 +45,11 @@ class ClassificationTask(WholeVolumeTask):
         """One score per class."""
         return len(self.labels)
 
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+        return (self.column,)
+
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """The class's index."""
         return (float(index_in(value_in(fields, self.column), self.labels, self.column)),)

@@ -84,6 +84,11 @@ class JointTask:
         """Structure name -> voxel value in a label file."""
         return self.segmentation.drawn
 
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+        return (self.column,)
+
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """The class's index; see :meth:`fm3d_core.tasks.whole_volume.WholeVolumeTask.read_target`."""
         return self.classification.read_target(fields)

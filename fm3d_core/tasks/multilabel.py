@@ -47,6 +47,11 @@ class MultilabelTask(WholeVolumeTask):
         """One score per finding."""
         return len(self.labels)
 
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+        return (self.column,)
+
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """0 or 1 for each finding."""
         if isinstance(fields.get(self.column), str) and self.column not in self.labels:

@@ -60,6 +60,11 @@ class RegressionTask(WholeVolumeTask):
         """One number."""
         return 1
 
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+        return (self.column or self.name,)
+
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """The value in its own unit."""
         return (number_in(fields, self.column or self.name),)

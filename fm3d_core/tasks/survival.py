@@ -61,6 +61,11 @@ class SurvivalTask(WholeVolumeTask):
         """One hazard per bin."""
         return self.bins
 
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+        return (self.time_column,) if self.event_column is None else (self.time_column, self.event_column)
+
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """Time, and 1 if the event was seen, else 0."""
         time = number_in(fields, self.time_column)

@@ -77,6 +77,11 @@ class WholeVolumeTask:
         """Name -> its place in the answer."""
         return {name: index for index, name in enumerate(self.labels)}
 
+    @property
+    @abstractmethod
+    def asked_columns(self) -> tuple[str, ...]:
+        """Columns of a data list that :meth:`read_target` reads."""
+
     @abstractmethod
     def read_target(self, fields: Mapping[str, Any]) -> Target:
         """What a case of a data list is known to be, as numbers.

@@ -1,6 +1,7 @@
 """Volumes: reading, checking, orienting, resampling, normalising and writing 3D images. Knows nothing of models."""
 
 from fm3d_core.volumes.annotation import COMPLETE, IGNORED, Annotation, map_label
+from fm3d_core.volumes.answers_table import read_answers
 from fm3d_core.volumes.cases import Case, find_cases, is_dicom_series
 from fm3d_core.volumes.channels import read_channels
 from fm3d_core.volumes.data_list import DataList, ListedCase, read_data_list
@@ -37,6 +38,7 @@ __all__ = [
     "is_dicom_series",
     "map_label",
     "read_annotations",
+    "read_answers",
     "read_channels",
     "read_data_list",
     "read_label",

@@ -137,7 +137,7 @@ def read_data_list(path: str | Path, *, root: str | Path | None = None) -> DataL
     folder = Path(root) if root is not None else path.parent
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
+        rows = rows_of_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise CaseError(f"is no list of cases ({error})", path=path, remedy=_REMEDY) from error
     cases: dict[str, list[ListedCase]] = {"training": [], "validation": [], "test": []}
@@ -167,7 +167,12 @@ def _from_json(text: str) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def _from_csv(text: str) -> list[tuple[str, dict[str, Any]]]:
+def rows_of_csv(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The part (training, validation or test) and the fields of each line; "image" as a list of files.
+
+    Raises:
+        ValueError: no such table, in words.
+    """
     reader = csv.DictReader(text.splitlines())
     columns = [column.strip() for column in reader.fieldnames or ()]
     if len(set(columns)) < len(columns):

@@ -7,14 +7,17 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from fm3d_core.errors import FM3DError
+from fm3d_core.errors import FM3DError, SettingsError
 from MonaiLabelApp.lib.adapters import Adapters
 from MonaiLabelApp.lib.cases import chosen_cases
 from MonaiLabelApp.lib.datastore import CheckedDatastore
 from MonaiLabelApp.lib.errors import Conflict, NotServed
 from MonaiLabelApp.lib.labels import FINAL, structures_to_learn, submitted_structures
+from MonaiLabelApp.lib.recipes.offered import offered
+from MonaiLabelApp.lib.recipes.settings import OWN, WEIGHTS
 from MonaiLabelApp.lib.requests import TrainRequest
 from MonaiLabelApp.lib.settings import ServerSettings
+from MonaiLabelApp.lib.trainers.recipe import accept_recipe, prepare_recipe
 from MonaiLabelApp.lib.training.memory import default_bound
 from MonaiLabelApp.lib.training.queue import TrainingQueue
 from MonaiLabelApp.lib.training.record import ENDED, Training, TrainingRequest, Work, keep_copy
@@ -42,7 +45,13 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         """The choices in a client's table."""
         from fm3d_core.adaptation import FinetuneSettings
 
-        return {"preset": list(PRESETS), "method": list(OFFERED), "seconds": FinetuneSettings().seconds}
+        return {
+            "preset": list(PRESETS),
+            "method": list(OFFERED),
+            "seconds": FinetuneSettings().seconds,
+            "recipe": ["none", *offered()],
+            "weights": list(WEIGHTS),
+        }
 
     def stats(self) -> dict[str, Any]:
         """Where the training stands that runs; if none does, the next or else the last one. {}: there was none."""
@@ -65,12 +74,17 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
 
         Raises:
             SettingsError: impossible settings.
+            NotServed: there is no such recipe.
             UnknownImage: a case that is not on the server.
             Conflict: no or too few labelled volumes, or no structure is known.
         """
         from fm3d_core.adaptation import FinetuneSettings
         from fm3d_core.tasks import SegmentationTask
 
+        if request.by_recipe is not None:
+            return accept_recipe(model, request, datastore)
+        if request.epochs is not None or request.weights not in (None, OWN):
+            raise SettingsError("epochs and weights go with a recipe", remedy="Leave them out, or say recipe too")
         settings = request.finetune_settings()
         FinetuneSettings(**settings)
         cases = chosen_cases(datastore, request.cases)
@@ -88,6 +102,8 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
     def prepare(self, training: Training, datastore: CheckedDatastore) -> Work:
         """The files a training learns from, as they are now; later submissions do not change it."""
         request = training.request
+        if request.recipe:
+            return self._work(request, *prepare_recipe(training, datastore))
         entries: list[Mapping[str, Any]] = []
         left_out = []
         for case in request.cases:
@@ -99,6 +115,9 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
             copy = keep_copy(label, training.folder / "labels" / label.name)
             info = datastore.get_label_info(case, FINAL)
             entries.append({"name": case, "image": str(image), "label": str(copy), "info": info})
+        return self._work(request, entries, left_out)
+
+    def _work(self, request: TrainingRequest, entries: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> Work:
         return Work(
             run_id=request.run_id,
             structures=request.structures,
@@ -107,6 +126,7 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
             left_out=tuple(left_out),
             store=str(self._adapters.store.root),
             memory=self._settings.training_bytes or default_bound(),
+            recipe=request.recipe,
         )
 
     def __call__(self, request: Mapping[str, Any], datastore: CheckedDatastore) -> dict[str, Any]:
@@ -122,6 +142,7 @@ class SegmentationTrainer(TrainTask):  # type: ignore[misc]
         state, request = training.state, training.request
         said: dict[str, Any] = {"id": request.id, "run_id": request.run_id, "state": state.state}
         said |= {"position": position, "message": state.message, "labels": list(request.structures)}
+        said |= {"recipe": request.recipe or None}
         if state.state == "waiting":
             said |= {"stage": "waiting", "message": waits(position, self._queue)}
         if state.state in ENDED:

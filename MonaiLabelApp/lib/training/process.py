@@ -79,6 +79,10 @@ def learn(work: Work, progress: ProgressFile, should_stop: StopQuestion) -> Taug
         FM3DError: a mistake in labels, images or settings.
         Stopped: it was ended before any version had landed.
     """
+    if work.recipe:
+        from MonaiLabelApp.lib.training.recipe import learn_recipe
+
+        return learn_recipe(work, progress, should_stop)
     from fm3d_core.adaptation import AdapterStore, FinetuneSettings
     from fm3d_core.tasks import SegmentationTask
     from fm3d_core.teaching import teach

@@ -280,7 +280,7 @@ def as_task(training: Training) -> dict[str, Any]:
     task = {
         "id": request.id,
         "status": words.get(state.state, "ERROR"),
-        "request": {"model": request.model, **dict(request.settings), "cases": list(request.cases)},
+        "request": {"model": request.model, **_recipe(request), **dict(request.settings), "cases": list(request.cases)},
         "start_ts": _as_text(state.started or request.created),
         "run_id": request.run_id,
         "state": state.state,
@@ -291,6 +291,10 @@ def as_task(training: Training) -> dict[str, Any]:
     if state.ended:
         task["end_ts"] = _as_text(state.ended)
     return task
+
+
+def _recipe(request: TrainingRequest) -> dict[str, str]:
+    return {"recipe": request.recipe} if request.recipe else {}
 
 
 def _as_text(seconds: float) -> str:

@@ -30,7 +30,8 @@ class TrainingRequest:
         created: seconds since 1970.
         structures: what is learned.
         cases: ids of the images to learn from.
-        settings: of ``fm3d_core.adaptation.FinetuneSettings``, in plain data.
+        settings: of ``fm3d_core.adaptation.FinetuneSettings``, in plain data; with a recipe, what goes before it.
+        recipe: name of the recipe; empty: none.
     """
 
     id: str
@@ -40,6 +41,7 @@ class TrainingRequest:
     structures: tuple[str, ...]
     cases: tuple[str, ...]
     settings: Mapping[str, Any]
+    recipe: str = ""
 
     @classmethod
     def new(
@@ -49,14 +51,15 @@ class TrainingRequest:
         cases: tuple[str, ...],
         settings: Mapping[str, Any],
         run_id: str | None,
+        recipe: str = "",
     ) -> TrainingRequest:
         """A request of this moment."""
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}-{uuid.uuid4().hex[:6]}"
-        return cls(name, run_id or name, model, time.time(), structures, cases, dict(settings))
+        return cls(name, run_id or name, model, time.time(), structures, cases, dict(settings), recipe)
 
     def again(self) -> TrainingRequest:
         """The same, asked for at this moment."""
-        return type(self).new(self.model, self.structures, self.cases, self.settings, None)
+        return type(self).new(self.model, self.structures, self.cases, self.settings, None, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class Work:
         left_out: why further cases are not among them.
         store: folder of the adapters.
         memory: most bytes; None: no bound.
+        recipe: name of the recipe; empty: none. Cases then have "images", "fields" and "part" too, and no label where
+            the question is about whole volumes.
     """
 
     run_id: str
@@ -168,6 +173,7 @@ class Work:
     left_out: tuple[str, ...]
     store: str
     memory: int | None
+    recipe: str = ""
 
     def write(self, folder: Path) -> None:
         """Into a training's folder."""

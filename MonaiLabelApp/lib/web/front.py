@@ -25,6 +25,7 @@ from MonaiLabelApp.lib.web.gate import Gate, refusal_answer
 from MonaiLabelApp.lib.web.inference import inference_routes
 from MonaiLabelApp.lib.web.jobs import job_routes
 from MonaiLabelApp.lib.web.others import other_routes
+from MonaiLabelApp.lib.web.recipes import recipe_routes
 from MonaiLabelApp.lib.web.scoring import scoring_routes
 from MonaiLabelApp.lib.web.training import training_routes
 
@@ -75,6 +76,7 @@ def make_api(app: FM3DApp) -> FastAPI:
         job_routes,
         datastore_routes,
         scoring_routes,
+        recipe_routes,
         other_routes,
     ):
         api.include_router(routes(app))

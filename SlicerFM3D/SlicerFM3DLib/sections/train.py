@@ -9,6 +9,7 @@ import qt
 
 from .. import curve, wording
 from ..operations import Operation
+from ..recipes import NO_RECIPE, OWN_WEIGHTS, Recipe
 from ..translation import tr as _
 from .section import Section, fill, fit, keep, setting
 
@@ -27,7 +28,8 @@ class TrainSection(Section):
         self.offer(Operation.TRAIN, ui.trainButton, self._train, self._isReady)
         self.tell(ui.trainStatusLabel, Operation.TRAIN)
         ui.trainAgainButton.clicked.connect(self._trainAgain)
-        ui.presetComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
+        for box in (ui.presetComboBox, ui.recipeComboBox, ui.weightsComboBox):
+            box.currentIndexChanged.connect(lambda *_index: self.refresh())
         for widget in (ui.labelsListWidget, ui.casesListWidget):
             widget.itemChanged.connect(lambda *_item: self.refresh())
 
@@ -40,11 +42,18 @@ class TrainSection(Section):
         ui.presetComboBox.visible = ui.presetLabel.visible = bool(presets)
         methods = info.choices.get("method", ()) if info else ()
         fill(ui.methodComboBox, methods, wording.method)
-        ui.methodComboBox.visible = ui.methodLabel.visible = bool(methods)
+        self._showRecipes()
+        recipe = self._recipe()
+        ownWeights = recipe is not None and ui.weightsComboBox.currentData == OWN_WEIGHTS
+        ui.methodComboBox.visible = ui.methodLabel.visible = bool(methods) and not ownWeights
         ui.advancedGroupBox.enabled = not presets or ui.presetComboBox.currentData == "none"
         self._showList(ui.labelsListWidget, ui.learnLabel, info.labels if info else None)
         self._showList(ui.casesListWidget, ui.casesLabel, info.labelledCases if info else None)
-        if info and not info.labelled:
+        if recipe is not None:  # it says what is learned
+            ui.labelsListWidget.visible = ui.learnLabel.visible = False
+        if recipe is not None and recipe.wholeVolume:
+            ui.casesListWidget.visible = ui.casesLabel.visible = False
+        elif info and not info.labelled:
             self.hint(ui.trainStatusLabel, _("Submit at least one label first."))
         self._showProgress()
 
@@ -52,6 +61,28 @@ class TrainSection(Section):
         self.refresh()
         kept = self.ui.presetComboBox.findData(setting("Preset", "auto"))
         self.ui.presetComboBox.setCurrentIndex(max(0, kept))
+
+    def _showRecipes(self) -> None:
+        """Offer the published trainings; the tooltip says what the chosen one asks for."""
+        ui, info = self.ui, self.session.info
+        recipes = {recipe.name: recipe for recipe in info.recipes} if info else {}
+        fill(ui.recipeComboBox, (NO_RECIPE, *recipes), wording.recipe)
+        ui.recipeComboBox.visible = ui.recipeLabel.visible = bool(recipes)
+        for row, recipe in enumerate(recipes.values(), start=1):
+            ui.recipeComboBox.setItemData(row, wording.recipeDetails(recipe), qt.Qt.ToolTipRole)
+        chosen = recipes.get(ui.recipeComboBox.currentData)
+        general = _("A published training: its preparation of volumes, crops, method and length")
+        ui.recipeComboBox.toolTip = wording.recipeDetails(chosen) if chosen else general
+        fill(ui.weightsComboBox, info.choices.get("weights", ()) if info else (), wording.weights)
+        ui.weightsComboBox.visible = ui.weightsLabel.visible = chosen is not None
+        ui.secondsSpinBox.specialValueText = _("as published") if chosen else _("as the server says")
+
+    def _recipe(self) -> Recipe | None:
+        """The published training that is chosen, under a preset of one's own only."""
+        info, name = self.session.info, self.ui.recipeComboBox.currentData
+        if info is None or self.ui.presetComboBox.currentData not in (None, "none"):
+            return None
+        return next((recipe for recipe in info.recipes if recipe.name == name), None)
 
     def _showProgress(self) -> None:
         ui, status = self.ui, self.session.training
@@ -88,18 +119,27 @@ class TrainSection(Section):
             self.session.trainAgain()
 
     def _isReady(self) -> bool:
-        lists = (self.ui.labelsListWidget, self.ui.casesListWidget)
+        recipe = self._recipe()
+        if recipe is not None and recipe.wholeVolume:  # the server knows whether it has the answers
+            return self.session.info is not None and self.session.info.total > 0
+        lists = (self.ui.casesListWidget, *((self.ui.labelsListWidget,) if recipe is None else ()))
         chosen = all(widget.count == 0 or ticked(widget) for widget in lists)
         return chosen and self.session.info is not None and self.session.info.labelled > 0
 
     def _train(self) -> None:
-        ui = self.ui
+        ui, recipe = self.ui, self._recipe()
         preset = ui.presetComboBox.currentData
         keep("Preset", preset or "")
         settings: dict[str, Any] = {"preset": preset}
         if preset in (None, "none"):  # a preset decides on method and time itself
             settings = {"method": ui.methodComboBox.currentData, "seconds": self.panel.parameters.seconds, **settings}
-        for key, widget in (("labels", ui.labelsListWidget), ("cases", ui.casesListWidget)):
+        lists = {"labels": ui.labelsListWidget, "cases": ui.casesListWidget}
+        if recipe is not None:
+            settings |= {"recipe": recipe.name, "weights": ui.weightsComboBox.currentData}
+            if settings["weights"] == OWN_WEIGHTS:
+                del settings["method"], settings["weights"]
+            lists = {} if recipe.wholeVolume else {"cases": ui.casesListWidget}
+        for key, widget in lists.items():
             chosen = ticked(widget)
             if len(chosen) < widget.count:  # all: the server decides, and takes what was submitted meanwhile
                 settings[key] = chosen

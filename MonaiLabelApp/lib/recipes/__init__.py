@@ -1,0 +1,1 @@
+"""Published recipes on the server."""
