@@ -145,3 +145,73 @@ def test_a_refused_training_says_why(connected, peer):
     peer.overrides["POST /train/segmentation"] = jsonReply({"detail": "case-1: label is empty. Draw it."}, status=422)
     finish(connected, ui.trainButton)
     assert ui.trainStatusLabel.text == "case-1: label is empty. Draw it." and ui.trainButton.enabled
+
+
+RECIPES = [
+    {"name": "LA_SEG", "about": "left atrium", "needs": "MR: submitted labels of left atrium", "whole_volume": False}
+    | {"at_hand": False, "remedy": "Get it with fm3d weights fetch 3dino_vit"},
+    {"name": "AGE", "about": "age", "needs": "MR T1: answers.csv", "whole_volume": True, "at_hand": True},
+]
+
+
+def with_recipes(connected, peer):
+    peer.images["case-9"] = (".nii.gz", b"")
+    peer.overrides["GET /recipes/"] = lambda request: jsonReply({"recipes": RECIPES})
+    ui = with_cases(connected, peer)
+    peer.trainingConfig |= {"recipe": ["none", "LA_SEG", "AGE"], "weights": ["recipe", "shipped", "random"]}
+    finish(connected, ui.connectButton)
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("none"))
+    ui.advancedGroupBox.collapsed = False
+    return ui
+
+
+def test_recipes_wait_under_advanced_and_none_is_chosen_at_first(connected, peer):
+    ui = with_recipes(connected, peer)
+    assert ui.recipeComboBox.isVisible() and ui.recipeComboBox.currentText == "None"
+    assert not ui.weightsComboBox.enabled and ui.methodComboBox.enabled and "published" in ui.recipeComboBox.toolTip
+    finish(connected, ui.trainButton)
+    assert "recipe" not in peer.trainings[0]["params"] and "weights" not in peer.trainings[0]["params"]
+
+
+def test_a_recipe_about_voxels_is_asked_for_with_the_weights_that_were_chosen(connected, peer):
+    ui = with_recipes(connected, peer)
+    ui.recipeComboBox.setCurrentIndex(ui.recipeComboBox.findData("LA_SEG"))
+    tip = ui.recipeComboBox.toolTip
+    assert "left atrium" in tip and "fm3d weights fetch 3dino_vit" in tip
+    assert not ui.labelsListWidget.isVisible() and ui.casesListWidget.isVisible()
+    assert not ui.methodComboBox.enabled and ui.weightsComboBox.enabled and ui.secondsSpinBox.specialValueText == "as published"
+    ui.secondsSpinBox.value = 60
+    finish(connected, ui.trainButton)
+    assert peer.trainings[-1]["params"] == {"preset": "none", "recipe": "LA_SEG", "seconds": 60}
+    ui.weightsComboBox.setCurrentIndex(ui.weightsComboBox.findData("shipped"))
+    ui.methodComboBox.setCurrentIndex(ui.methodComboBox.findData("lora"))
+    finish(connected, ui.trainButton)
+    asked = {"preset": "none", "recipe": "LA_SEG", "weights": "shipped", "method": "lora", "seconds": 60}
+    assert peer.trainings[-1]["params"] == asked
+
+
+def test_a_recipe_about_whole_volumes_needs_no_label(connected, peer):
+    ui = with_recipes(connected, peer)
+    peer.labels.clear()
+    finish(connected, ui.connectButton)
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("none"))
+    assert not ui.trainButton.enabled
+    ui.recipeComboBox.setCurrentIndex(ui.recipeComboBox.findData("AGE"))
+    assert ui.trainButton.enabled and not ui.casesListWidget.isVisible()
+    finish(connected, ui.trainButton)
+    assert peer.trainings[-1]["params"]["recipe"] == "AGE"
+
+
+def test_under_a_preset_no_recipe_is_asked_for(connected, peer):
+    ui = with_recipes(connected, peer)
+    ui.recipeComboBox.setCurrentIndex(ui.recipeComboBox.findData("LA_SEG"))
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("fast"))
+    finish(connected, ui.trainButton)
+    assert peer.trainings[-1]["params"] == {"preset": "fast"}
+
+
+def test_a_version_that_is_not_the_active_one_is_not_called_active():
+    told = {"state": "done", "version": 3, "versions": [{"version": 3, "stage": "final", "active": False}]}
+    assert "It is not the active one" in trained(parseStatus({"status": "DONE"}, told))
+    told["versions"][0]["active"] = True
+    assert "ready and active" in trained(parseStatus({"status": "DONE"}, told))

@@ -45,7 +45,8 @@ class TrainSection(Section):
         self._showRecipes()
         recipe = self._recipe()
         ownWeights = recipe is not None and ui.weightsComboBox.currentData == OWN_WEIGHTS
-        ui.methodComboBox.visible = ui.methodLabel.visible = bool(methods) and not ownWeights
+        ui.methodComboBox.visible = ui.methodLabel.visible = bool(methods)
+        ui.methodComboBox.enabled = not ownWeights
         ui.advancedGroupBox.enabled = not presets or ui.presetComboBox.currentData == "none"
         self._showList(ui.labelsListWidget, ui.learnLabel, info.labels if info else None)
         self._showList(ui.casesListWidget, ui.casesLabel, info.labelledCases if info else None)
@@ -74,7 +75,8 @@ class TrainSection(Section):
         general = _("A published training: its preparation of volumes, crops, method and length")
         ui.recipeComboBox.toolTip = wording.recipeDetails(chosen) if chosen else general
         fill(ui.weightsComboBox, info.choices.get("weights", ()) if info else (), wording.weights)
-        ui.weightsComboBox.visible = ui.weightsLabel.visible = chosen is not None
+        ui.weightsComboBox.visible = ui.weightsLabel.visible = bool(recipes)
+        ui.weightsComboBox.enabled = chosen is not None
         ui.secondsSpinBox.specialValueText = _("as published") if chosen else _("as the server says")
 
     def _recipe(self) -> Recipe | None:

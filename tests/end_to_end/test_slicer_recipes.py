@@ -1,0 +1,89 @@
+"""A published recipe by clicks: the real panel (Qt, MRML) with a real server behind it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("PySide6", reason="the panel needs Qt: pip install -e .[dev]")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import slicer_env
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    """A running server with four volumes, and answers about them."""
+    from fm3d_core.cli.server_process import ServerProcess
+    from fm3d_core.volumes import write_synthetic_cases
+
+    folder = tmp_path_factory.mktemp("recipes")
+    os.environ["FM3D_HOME"] = str(folder / "home")
+    studies = folder / "studies"
+    studies.mkdir()
+    rows = ["id,label"]
+    for place, case in enumerate(write_synthetic_cases(folder / "made", 4, shape=(24, 24, 20))):
+        (studies / case.image.name).write_bytes(case.image.read_bytes())
+        rows.append(f"{case.name},{('negative', 'positive')[place % 2]}")
+    (studies / "answers.csv").write_text("\n".join(rows) + "\n")
+    with ServerProcess(studies, folder / "workspace") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def widget(server):
+    """The panel, connected."""
+    try:
+        slicer_env.install()
+    except ImportError as error:
+        pytest.skip(f"the panel needs slicer-core: pip install -e .[dev] ({error})")
+    slicer_env.clear_scene()
+    widget = slicer_env.make_widget()
+    widget.parent.show()
+    widget.enter()
+    widget.ui.modelsCollapsibleButton.collapsed = False
+    widget.ui.addressLineEdit.text = server.address
+    press(widget, widget.ui.connectButton)
+    yield widget
+    widget.cleanup()
+    widget.parent.deleteLater()
+    slicer_env.clear_scene()
+
+
+def press(widget, button, seconds: float = 60) -> None:
+    """Click and wait until what was started has ended."""
+    import qt
+    from PySide6.QtTest import QTest
+
+    assert button.enabled and button.isVisible(), button.text
+    QTest.mouseClick(button, qt.Qt.LeftButton)
+    assert slicer_env.process_events_until(lambda: not widget.logic.session._jobs, seconds)
+
+
+def choose(box, key: str) -> None:
+    assert box.findData(key) >= 0, key
+    box.setCurrentIndex(box.findData(key))
+
+
+def test_a_recipe_is_refused_in_words_then_trained_with_other_weights_and_its_version_is_there(widget):
+    ui = widget.ui
+    choose(ui.presetComboBox, "none")
+    ui.advancedGroupBox.collapsed = False
+    choose(ui.recipeComboBox, "MRI_endo_classify")
+    assert "answers.csv" in ui.recipeComboBox.toolTip and "not on the server" in ui.recipeComboBox.toolTip
+    ui.secondsSpinBox.value = 2
+    press(widget, ui.trainButton)
+    assert "the weights 3dino_vit are not on this computer" in ui.trainStatusLabel.text
+
+    choose(ui.weightsComboBox, "shipped")
+    choose(ui.methodComboBox, "linear_probe")
+    press(widget, ui.trainButton, 600)
+    assert "Version 1 is ready. It is not the active one." in ui.trainStatusLabel.text
+    (version,) = widget.logic.session.info.adapters
+    assert version.recipe == "MRI_endo_classify" and version.labels == ("negative", "positive")
+    assert ui.versionsTableWidget.rowCount == 1
+    assert "Recipe: MRI_endo_classify" in ui.versionsTableWidget.item(0, 0).toolTip
