@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 KNOWN_CLASSES = "known_classes"  # the head of an adapter that was not trained: fm3d_core.models.heads.KnownClassesHead
 TENSORS_FILE, CARD_FILE = "adapter.safetensors", "adapter.json"
+# what becomes of settings and cards where only a linear head was trained
+AS_PROBE: dict[str, Any] = {"method": "linear_probe", "head": "linear", "decoder": "auto", "bottleneck": "auto"}
+AS_PROBE |= {"rank": None, "alpha": None}
 _LARGEST_HALF = 60_000.0
 _FIRST_HEAD = "first_head."  # before the names of Adapter.first_head in the tensors' file
 
@@ -66,6 +69,7 @@ class AdapterCard:
         head: name of the head, see :data:`fm3d_core.tasks.HEADS`, or :data:`KNOWN_CLASSES`.
         decoder, bottleneck: what became of these parts of the backbone, see
             :class:`fm3d_core.adaptation.methods.parts.WithParts`.
+        rank, alpha: of low-rank updates; None: the method's own.
         expected_dice: measured on held-out volumes; None where that was not asked for, or is not done yet.
         stage: of the training in stages: "linear_probe", "decoder", "final"; empty in cards of before.
         sizes: structure -> its size in ml in each labelled volume that was annotated as a whole, 0 where it is absent.
@@ -87,6 +91,8 @@ class AdapterCard:
     head: str = "auto"
     decoder: PartChoice = "auto"
     bottleneck: PartChoice = "auto"
+    rank: int | None = None
+    alpha: float | None = None
     expected_dice: ExpectedDice | None = None
     stage: str = ""
     sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -186,7 +192,7 @@ class Adapter:
         """The linear probe that training began with, as an adapter of its own; None where there was none."""
         if not self.first_head:
             return None
-        card = replace(self.card, method="linear_probe", head="linear", decoder="auto", bottleneck="auto")
+        card = replace(self.card, **AS_PROBE)
         return Adapter(card, {f"head.{name}": tensor for name, tensor in self.first_head.items()})
 
     def build_network(self) -> DenseNetwork:
@@ -202,7 +208,9 @@ class Adapter:
         from fm3d_core.models.network import DenseNetwork
         from fm3d_core.models.zoo import backbone_sha256
 
-        method = check_method(self.card.method, self.card.decoder, self.card.bottleneck)
+        method = check_method(
+            self.card.method, self.card.decoder, self.card.bottleneck, self.card.rank, self.card.alpha
+        )
         backbone = self.plain_backbone()
         if not self._replaces(backbone) and backbone_sha256(backbone) != self.card.backbone_sha256:
             raise AdapterError(

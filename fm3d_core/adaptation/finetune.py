@@ -7,10 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fm3d_core.adaptation.adapter import Adapter, AdapterCard, UsedCase, in_half, library_versions, now, trained_tensors
+from fm3d_core.adaptation.adapter import (
+    AS_PROBE,
+    Adapter,
+    AdapterCard,
+    UsedCase,
+    in_half,
+    library_versions,
+    now,
+    trained_tensors,
+)
 from fm3d_core.adaptation.cases import LabeledCase
 from fm3d_core.adaptation.known_classes import begin_with, known_rows, known_solution
-from fm3d_core.adaptation.methods import Method, NoTraining, Scratch, check_method
+from fm3d_core.adaptation.methods import Method, NoTraining, Scratch
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
 from fm3d_core.adaptation.plan import FEW_SHOT, TrainingPlan
@@ -124,7 +133,7 @@ def train(
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.closed_form import can_be_solved, linear_part, solve_head
 
-    method, task = check_method(settings.method, settings.decoder, settings.bottleneck), data.task
+    method, task = settings.chosen_method(), data.task
     device = choose_device(settings.device)
     built = build(task, settings, method)
     network = built.network
@@ -242,7 +251,7 @@ def linear_head(card: AdapterCard, network: DenseNetwork, seconds: float) -> Ada
     """What the ridge regression found, on the backbone as it was: a linear probe, and it is stored as one."""
     tensors = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
     training = {"steps": 0, "seconds": round(seconds, 2)}
-    probe = replace(card, method="linear_probe", head="linear", decoder="auto", bottleneck="auto")
+    probe = replace(card, **AS_PROBE)
     return Adapter(replace(probe, training=training, stage="linear_probe", created=now()), _to_cpu(tensors))
 
 
@@ -252,7 +261,7 @@ def untrained_adapter(task: SegmentationTask, settings: FinetuneSettings) -> Ada
     Raises:
         FM3DError: a mistake in settings or weights.
     """
-    method = check_method(settings.method, settings.decoder, settings.bottleneck)
+    method = settings.chosen_method()
     built = build(task, settings, method)
     task = replace(task, preprocessing=task.preprocessing or Preprocessing())
     card = replace(new_card(task, settings, built, (64, 64, 64)), notes=built.notes)
@@ -385,6 +394,8 @@ def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size)
         head=settings.head,
         decoder=settings.decoder,
         bottleneck=settings.bottleneck,
+        rank=settings.rank,
+        alpha=settings.alpha,
         window=window,
         settings=settings.to_dict(),
         versions=library_versions(),

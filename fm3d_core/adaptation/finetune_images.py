@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.finetune import Select, build, finished, spec_of
 from fm3d_core.adaptation.image_cases import ImageCase, ImageSet, read_image_set
-from fm3d_core.adaptation.methods import NoTraining, check_method
+from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.plan import FEW_SHOT, TrainingPlan
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.clocks import Stopwatch
@@ -79,7 +79,7 @@ def train_images(
     from fm3d_core.adaptation.finetune import new_card
 
     check_settings(settings)
-    method, task = check_method(settings.method, settings.decoder, settings.bottleneck), data.task
+    method, task = settings.chosen_method(), data.task
     device = choose_device(settings.device)
     built = build(task, settings, method)
     assert task.preprocessing is not None and task.crop is not None  # reading has planned them

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice
 from fm3d_core.clocks import CLOCKS, ClockName
 from fm3d_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fm3d_core.adaptation.methods import Method
 
 PRESETS = ("fast", "balanced", "thorough", "auto")
 
@@ -26,6 +29,8 @@ class FinetuneSettings:
             pyramid backbone and for methods on frozen features, else unetr, or light where the patch is not 16 voxels.
         decoder, bottleneck: of a U-Net or Swin UNETR: frozen, finetuned, new (random weights that train); auto leaves
             them to the method. For a structure unknown to the weights: --method lora --decoder finetuned.
+        rank, alpha: of the method's low-rank updates, which are scaled by alpha / rank; None leaves the method's own
+            (fm3d methods). Without a preset.
         match_weights: prepare the volumes as the catalogue says of the weights' pretraining (intensities and voxel
             size), unless the task brings its own preprocessing.
         closed_form: whether a linear head starts as the solution of a ridge regression on voxels of the cases, which
@@ -55,6 +60,8 @@ class FinetuneSettings:
     head: str = "auto"
     decoder: PartChoice = "auto"
     bottleneck: PartChoice = "auto"
+    rank: int | None = None
+    alpha: float | None = None
     match_weights: bool = True
     seconds: float = 90.0
     steps: int | None = None
@@ -68,11 +75,10 @@ class FinetuneSettings:
     until_plateau: bool = False
 
     def __post_init__(self) -> None:
-        from fm3d_core.adaptation.methods import check_method
         from fm3d_core.models.zoo import check_preset
         from fm3d_core.tasks import check_head
 
-        check_method(self.method)
+        self.chosen_method()
         check_head(self.head)
         if self.backbone is not None:
             check_preset(self.backbone)
@@ -92,6 +98,16 @@ class FinetuneSettings:
         self._require(1 <= self.batch_size <= 64, "batch_size", "between 1 and 64")
         self._require(self.clock in CLOCKS, "clock", "of wall and cpu")
         self._require(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
+
+    def chosen_method(self) -> Method:
+        """The method, with the choices about parts, rank and alpha.
+
+        Raises:
+            SettingsError: there is none, or it has no rank or alpha.
+        """
+        from fm3d_core.adaptation.methods import check_method
+
+        return check_method(self.method, self.decoder, self.bottleneck, self.rank, self.alpha)
 
     def _require(self, condition: bool, name: str, remedy: str) -> None:
         if not condition:

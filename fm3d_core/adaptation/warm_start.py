@@ -32,7 +32,7 @@ def why_not(card: AdapterCard, task: Task, settings: FinetuneSettings, backbone_
         return "it has learned from no volume"
     if card.backbone_sha256 != backbone_sha256:
         return f"it is for another backbone ({card.backbone.preset})"
-    for name in ("method", "head", "decoder", "bottleneck"):
+    for name in ("method", "head", "decoder", "bottleneck", "rank", "alpha"):
         if (its := getattr(card, name)) != (ours := getattr(settings, name)):
             return f"its {name} is {its}, not {ours}"
     if card.task.channels != task.channels:

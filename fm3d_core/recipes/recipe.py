@@ -46,7 +46,7 @@ class Network:
 
     Attributes:
         backbone, weights, head, method, decoder, bottleneck: as of :class:`FinetuneSettings`.
-        rank, alpha: of the method, where it has them; they are stated, not changed.
+        rank, alpha: of the method's low-rank updates; None: the method's own.
     """
 
     backbone: str
@@ -205,7 +205,6 @@ class Recipe:
         Raises:
             SettingsError: an impossible value, or a rank that the method does not have.
         """
-        self._check_rank()
         network, training = self.network, self.training
         weights = None if network.weights is None else Path(network.weights)
         values: dict[str, Any] = {
@@ -215,12 +214,16 @@ class Recipe:
             "head": network.head,
             "decoder": cast("PartChoice", network.decoder),
             "bottleneck": cast("PartChoice", network.bottleneck),
+            "rank": network.rank,
+            "alpha": network.alpha,
             "closed_form": False,
             "match_weights": False,
             "learning_rate": training.learning_rate,
             "batch_size": training.batch_size,
             "steps": training.epochs * (training.iterations or cases),
         }
+        if given.get("method", network.method) != network.method:
+            del values["rank"], values["alpha"]  # they are of the recipe's own method
         return FinetuneSettings(**{**values, **given})
 
     def cut_to(self, steps: int, cases: int) -> Recipe:
@@ -246,18 +249,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """As plain data for YAML, JSON and an adapter's card."""
         return dict(_plain(asdict(self)))
-
-    def _check_rank(self) -> None:
-        from fm3d_core.adaptation.methods import check_method
-
-        method = check_method(self.network.method)
-        for name in ("rank", "alpha"):
-            stated, own = getattr(self.network, name), getattr(method, name, None)
-            if stated is not None and stated != own:
-                raise SettingsError(
-                    f"network.{name} is {stated}, but method {method.name} has {own if own is not None else 'none'}",
-                    remedy=f"Leave it out with --set network.{name}=null, or choose a method that has it",
-                )
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -110,7 +110,6 @@ def _trained(
     from fm3d_core.adaptation.finetune import train
     from fm3d_core.adaptation.finetune_images import check_settings, train_images
     from fm3d_core.adaptation.image_cases import prepare_images, read_image_set
-    from fm3d_core.adaptation.methods import check_method
     from fm3d_core.adaptation.training_set import read_training_set
 
     task, plan, device = recipe.built_task(), recipe.plan(), choose_device(settings.device)
@@ -122,7 +121,7 @@ def _trained(
             held = prepare_images(
                 cast("Sequence[ImageCase]", validation), task, progress=progress, should_stop=should_stop
             )
-            frozen = check_method(settings.method, settings.decoder, settings.bottleneck).frozen_backbone
+            frozen = settings.chosen_method().frozen_backbone
             measure = image_measure(images.task, held, recipe.crop, device, frozen=frozen)
         select = _select(recipe, measure)
         return train_images(

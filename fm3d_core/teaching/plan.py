@@ -47,6 +47,8 @@ class Stage:
             head=self.head,
             decoder=self.decoder,
             bottleneck=self.bottleneck,
+            rank=whole.rank if self.method == whole.method else None,
+            alpha=whole.alpha if self.method == whole.method else None,
             seconds=self.seconds or whole.seconds,
             steps=self.steps,
             preset=preset,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fm3d_core.adaptation.adapter import AS_PROBE
 from fm3d_core.adaptation.expected_dice import ExpectedDice, expected_dice
 from fm3d_core.clocks import Stopwatch
 from fm3d_core.errors import Stopped
@@ -60,7 +61,7 @@ class ProbeStage:
         from fm3d_core.devices import choose_device
 
         self.data, self._progress, self._should_stop = data, progress, should_stop
-        self.settings = replace(settings, method="linear_probe", head="linear", decoder="auto", bottleneck="auto")
+        self.settings = replace(settings, **AS_PROBE)
         self.device = choose_device(settings.device)
         self.built = build(data.task, self.settings, check_method("linear_probe"))
         self.network = self.built.network.to(self.device)

@@ -86,4 +86,4 @@ def test_a_recipe_is_refused_in_words_then_trained_with_other_weights_and_its_ve
     (version,) = widget.logic.session.info.adapters
     assert version.recipe == "MRI_endo_classify" and version.labels == ("negative", "positive")
     assert ui.versionsTableWidget.rowCount == 1
-    assert "Recipe: MRI_endo_classify" in ui.versionsTableWidget.item(0, 0).toolTip
+    assert "Recipe: MRI_endo_classify" in ui.versionsTableWidget.item(0, 0).toolTip()

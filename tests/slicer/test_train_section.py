@@ -179,7 +179,8 @@ def test_a_recipe_about_voxels_is_asked_for_with_the_weights_that_were_chosen(co
     tip = ui.recipeComboBox.toolTip
     assert "left atrium" in tip and "fm3d weights fetch 3dino_vit" in tip
     assert not ui.labelsListWidget.isVisible() and ui.casesListWidget.isVisible()
-    assert not ui.methodComboBox.enabled and ui.weightsComboBox.enabled and ui.secondsSpinBox.specialValueText == "as published"
+    assert not ui.methodComboBox.enabled and ui.weightsComboBox.enabled
+    assert ui.secondsSpinBox.specialValueText == "as published"
     ui.secondsSpinBox.value = 60
     finish(connected, ui.trainButton)
     assert peer.trainings[-1]["params"] == {"preset": "none", "recipe": "LA_SEG", "seconds": 60}

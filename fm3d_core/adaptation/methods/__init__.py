@@ -18,6 +18,7 @@ from fm3d_core.adaptation.methods.lora import LoRA
 from fm3d_core.adaptation.methods.no_training import NoTraining
 from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice, with_parts
 from fm3d_core.adaptation.methods.query_value_lora import QueryValueLoRA
+from fm3d_core.adaptation.methods.ranks import with_rank
 from fm3d_core.adaptation.methods.scratch import Scratch
 from fm3d_core.adaptation.methods.vera import VeRA
 from fm3d_core.errors import SettingsError
@@ -44,20 +45,27 @@ _ALL: tuple[Method, ...] = (
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
-def check_method(name: str, decoder: PartChoice = "auto", bottleneck: PartChoice = "auto") -> Method:
+def check_method(
+    name: str,
+    decoder: PartChoice = "auto",
+    bottleneck: PartChoice = "auto",
+    rank: int | None = None,
+    alpha: float | None = None,
+) -> Method:
     """The method of this name.
 
     Args:
         name: a key of :data:`METHODS`.
         decoder, bottleneck: what becomes of these parts of the backbone, see
             :class:`fm3d_core.adaptation.methods.parts.WithParts`.
+        rank, alpha: of its low-rank updates; None: its own.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is none, or it has no rank or alpha.
     """
     if name not in METHODS:
         raise SettingsError(f"unknown method '{name}'", remedy=f"Choose one of: {', '.join(METHODS)}")
-    return with_parts(METHODS[name], decoder, bottleneck)
+    return with_parts(with_rank(METHODS[name], rank, alpha), decoder, bottleneck)
 
 
 __all__ = [

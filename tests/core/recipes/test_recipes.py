@@ -95,6 +95,34 @@ def test_a_fraction_of_the_training_cases_is_used(tmp_path: Path) -> None:
     assert run.test == {} and "validation_mae" not in run.adapters[0].card.training
 
 
+@pytest.mark.parametrize(
+    ("name", "rank", "scale"),
+    [("MRI_openneuro_age", 2 * 3, 8 / 3), ("FSEFT_TotalSegmentator_novel", 3, 8 / 3)],  # query and value have one each
+)
+def test_rank_and_alpha_of_a_recipe_are_what_is_set(name: str, rank: int, scale: float, tmp_path: Path) -> None:
+    changed = ("network.rank=3", "network.alpha=8")
+    recipe = read_recipe(name, (*quick_overrides(read_recipe(name)), *changed, "training.iterations=1"))
+    listed = read_data_list(write_cases(tmp_path, recipe, {"training": 3}))
+    (adapter,) = run_recipe(recipe, listed, given={"device": "cpu"}).adapters
+    shapes = {tensor.shape[0] for key, tensor in adapter.tensors.items() if "lora_A" in key}
+    loaded = Adapter.load(adapter.save(tmp_path / "adapter"))
+    assert shapes == {rank} and (loaded.card.rank, loaded.card.alpha) == (3, 8)
+    layers = [each for each in loaded.build_network().modules() if hasattr(each, "scaling") and each.scaling]
+    assert layers and all(each.scaling["default"] == pytest.approx(scale) for each in layers)
+
+
+def test_another_method_than_the_recipes_has_its_own_rank() -> None:
+    recipe = read_recipe("MRI_openneuro_age")
+    assert recipe.settings(4).rank == 16 and recipe.settings(4, method="linear_probe").rank is None
+    assert recipe.settings(4, method="lora", rank=2).rank == 2
+
+
+def test_a_recipe_that_is_cut_warms_up_and_looks_as_much_sooner() -> None:
+    recipe = read_recipe("LA_SEG").cut_to(300, cases=80)  # of 30000 steps
+    assert recipe.training.warm_up == 30 and recipe.validation is not None and recipe.validation.every == 6
+    assert read_recipe("LA_SEG").cut_to(10**6, cases=80) == read_recipe("LA_SEG")
+
+
 def test_a_training_that_is_stopped_keeps_the_best_weights_so_far(tmp_path: Path) -> None:
     recipe = read_recipe("MRI_UPenn_GBM", quick_overrides(read_recipe("MRI_UPenn_GBM")))
     assert recipe.validation is not None
@@ -156,7 +184,8 @@ def test_a_recipe_of_ones_own_is_a_file_and_a_variant_changes_some_values(tmp_pa
         ("LA_SEG", "label_values={other: 255}", "other structures"),
         ("LA_SEG", "input.resize=[1, 1, 1]", "without a spacing"),
         ("LA_SEG", "test.overlap=1", "overlap is not a share"),
-        ("CT_lung_lesion_seg", "network.rank=8", r"rank is 8, but method lora_query_value has 16"),
+        ("CT_lung_lesion_seg", "network.method=full", r"rank is 16, but method full has none"),
+        ("CT_lung_lesion_seg", "network.rank=0", r"rank is 0"),
     ],
 )
 def test_what_a_recipe_cannot_be_is_refused_by_its_key(name: str, override: str, said: str) -> None:
