@@ -62,6 +62,12 @@ class StorageError(FM3DError):
     http_status = 507
 
 
+class MemoryShortageError(FM3DError):
+    """Memory that is not enough, whatever was saved."""
+
+    http_status = 507
+
+
 class ServerError(FM3DError):
     """A server that cannot be started or reached."""
 

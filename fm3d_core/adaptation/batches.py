@@ -10,6 +10,7 @@ import torch
 
 from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, crop_positions, sample_crop
 from fm3d_core.adaptation.cases import TrainingCase
+from fm3d_core.adaptation.memory import half_crop
 from fm3d_core.adaptation.plan import CropSampling
 from fm3d_core.devices import autocast
 from fm3d_core.errors import Stopped
@@ -93,6 +94,7 @@ class CropSource:
         augmentation: None for straight crops.
         sampling: where crops are centred, and how many of one volume follow each other; ``batch_size`` counts volumes.
         change: of each crop after it was cut.
+        fewest: crops that a batch must have at least.
     """
 
     def __init__(
@@ -106,8 +108,9 @@ class CropSource:
         augmentation: Augmentation | None,
         sampling: CropSampling = CropSampling(),  # noqa: B008  # immutable
         change: PublishedAugmentation | None = None,
+        fewest: int = 1,
     ) -> None:
-        self.sampling, self.change = sampling, change
+        self.sampling, self.change, self.fewest = sampling, change, fewest
         self.network, self.cases, self.crop, self.batch_size = network, cases, crop, batch_size
         self.generator, self.device, self.augmentation = generator, device, augmentation
         self._classes = _number_of_classes(cases)
@@ -135,6 +138,23 @@ class CropSource:
         names = tuple(case.name for case in drawn)
         target = torch.stack(labels).to(self.device)
         return Batch((image, spacing), target, names, _annotated(drawn, self._classes), _values(drawn))
+
+    @property
+    def crops(self) -> int:
+        """In a batch."""
+        return self.batch_size * self.sampling.crops_per_volume
+
+    def halve(self) -> bool:
+        """Half as many crops in a batch; then smaller crops, unless the change of crops is made for their size."""
+        if self.crops >= 2 * self.fewest:
+            if self.batch_size > 1:
+                self.batch_size //= 2
+            else:
+                self.sampling = replace(self.sampling, crops_per_volume=self.sampling.crops_per_volume // 2)
+            return True
+        smaller = half_crop(self.crop, self.network.size_multiple) if self.change is None else None
+        self.crop = smaller or self.crop
+        return smaller is not None
 
     def scores(self, batch: Batch) -> Any:
         """Scores (B, classes, *crop), of a joint task those of the whole volumes too."""

@@ -19,6 +19,7 @@ from fm3d_core.adaptation.adapter import (
 )
 from fm3d_core.adaptation.cases import LabeledCase
 from fm3d_core.adaptation.known_classes import begin_with, known_rows, known_solution
+from fm3d_core.adaptation.memory import Halvable, told_in_words
 from fm3d_core.adaptation.methods import Method, NoTraining, Scratch
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
@@ -98,6 +99,7 @@ def finetune(
     return train(data, settings, progress=progress, should_stop=should_stop, on_stage=on_stage)
 
 
+@told_in_words
 def train(
     data: TrainingSet,
     settings: FinetuneSettings,
@@ -220,7 +222,7 @@ def finished(
             keep_when_stopped=keep_when_stopped,
         )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
-    notes = list(card.notes)
+    notes = [*card.notes, *record.notes]
     if record.plateau:
         notes.append(f"Training ended after {record.seconds:.0f} of {settings.seconds:g} s: the loss no longer fell")
     if selection is not None:
@@ -228,6 +230,8 @@ def finished(
         training |= {"best_step": selection.step, **{name: value for name, value in figures.items() if value == value}}
     if record.stopped:
         notes.append(f"Training was cancelled after {record.steps} steps; this is what it had learned until then")
+    if isinstance(source, Halvable):
+        card = replace(card, window=source.crop)  # a shortage of memory may have halved it
     card = replace(card, training=training, stage=CUT_SHORT if record.stopped else "final", notes=tuple(notes))
     return Adapter(card, in_half(_to_cpu(trained_tensors(network))), first_head or {})
 
@@ -381,7 +385,10 @@ def batch_source(
         )
     own = Augmentation() if plan.augmentation == FEW_SHOT else None
     change = published(plan.augmentation, window, labelled=True, seed=settings.seed)
-    return CropSource(network, cases, window, settings.batch_size, generator, device, own, plan.sampling, change)
+    fewest = 2 if isinstance(network, JointNetwork) else 1
+    return CropSource(
+        network, cases, window, settings.batch_size, generator, device, own, plan.sampling, change, fewest
+    )
 
 
 def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:

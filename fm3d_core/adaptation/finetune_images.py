@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fm3d_core.adaptation.finetune import Select, build, finished, spec_of
 from fm3d_core.adaptation.image_cases import ImageCase, ImageSet, read_image_set
+from fm3d_core.adaptation.memory import told_in_words
 from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.plan import FEW_SHOT, TrainingPlan
 from fm3d_core.adaptation.settings import FinetuneSettings
@@ -59,6 +60,7 @@ def finetune_images(
     return train_images(data, settings, plan=plan, select=select, progress=progress, should_stop=should_stop)
 
 
+@told_in_words
 def train_images(
     data: ImageSet,
     settings: FinetuneSettings,

@@ -65,6 +65,17 @@ class ImageSource:
         self.generator, self.device, self.change = generator, device, change
         self._rounds = Rounds(len(cases), generator)
 
+    @property
+    def crops(self) -> int:
+        """In a batch."""
+        return self.batch_size
+
+    def halve(self) -> bool:
+        """Half as many crops in a batch, but two at least: the head's batch norm compares them."""
+        enough = self.batch_size >= 4
+        self.batch_size = self.batch_size // 2 if enough else self.batch_size
+        return enough
+
     def draw(self) -> Batch:
         """Images (B, C, *crop) and their spacings (B, 3), targets (B, T)."""
         drawn = [self.cases[index] for index in self._rounds.take(self.batch_size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fm3d_core.adaptation.batches import BatchSource
+from fm3d_core.adaptation.memory import Parts, is_shortage
 from fm3d_core.adaptation.plan import Schedule
 from fm3d_core.adaptation.plateau import Plateau
 from fm3d_core.adaptation.selection import Selection
@@ -17,6 +19,7 @@ from fm3d_core.devices import autocast
 from fm3d_core.errors import CaseError, Stopped
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock
 
+logger = logging.getLogger(__name__)
 LossFunction = Callable[..., torch.Tensor]
 REPORT_SECONDS = 0.5
 WORTH_KEEPING = 0.1  # share of the budget from which a training that is stopped has something to keep
@@ -46,6 +49,7 @@ class TrainingRecord:
 
     ``plateau``: whether the budget was cut because the loss no longer fell.
     ``stopped``: whether ``should_stop`` cut it.
+    ``notes``: what was changed because memory ran out.
     """
 
     steps: int
@@ -53,6 +57,7 @@ class TrainingRecord:
     loss: float
     plateau: bool = False
     stopped: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def optimise(
@@ -84,11 +89,13 @@ def optimise(
 
     Raises:
         CaseError: the loss became infinite or not a number; names the cases of that batch.
+        MemoryShortageError: memory ran out however small the batch was made.
         Stopped: ``should_stop`` said so.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=schedule.weight_decay)
     clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
+    parts = Parts(source)
     smoothed, step, last_report, plateau, stopped = math.nan, 0, -math.inf, Plateau(), False
     while (spent := plateau.shortened(budget.fraction(step, watch.elapsed))) < 1:
         if should_stop():
@@ -99,19 +106,10 @@ def optimise(
         rate = learning_rate * schedule.factor(step, budget.steps, spent)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = source.draw()
-        with autocast(device):
-            scores = source.scores(batch)
-        values = () if batch.values is None else (batch.values.to(device),)
-        loss = loss_function(scores, batch.target.to(device), batch.annotated, *values)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise CaseError(
-                f"training diverged (loss {value}) on {', '.join(batch.names)}",
-                remedy="Check these volumes, or use a smaller learning rate",
-            )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        while (value := _gradients(source, loss_function, device, parts.count)) is None:
+            optimiser.zero_grad(set_to_none=True)
+            parts.save()
         if schedule.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(trained, schedule.gradient_clip)
         optimiser.step()
@@ -132,4 +130,34 @@ def optimise(
             selection.look(step)
         selection.restore()
     clock.report(step, loss=smoothed, fraction=1.0)
-    return TrainingRecord(step, watch.elapsed, smoothed, plateau.reached, stopped)
+    return TrainingRecord(step, watch.elapsed, smoothed, plateau.reached, stopped, parts.notes)
+
+
+def _gradients(source: BatchSource, loss_function: LossFunction, device: torch.device, parts: int) -> float | None:
+    """Add the gradients of a step, the mean over its parts; the loss, or None where memory ran out.
+
+    Raises:
+        CaseError: the loss is infinite or not a number.
+    """
+    total = 0.0
+    try:
+        for _ in range(parts):
+            batch = source.draw()
+            with autocast(device):
+                scores = source.scores(batch)
+            values = () if batch.values is None else (batch.values.to(device),)
+            loss = loss_function(scores, batch.target.to(device), batch.annotated, *values)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise CaseError(
+                    f"training diverged (loss {value}) on {', '.join(batch.names)}",
+                    remedy="Check these volumes, or use a smaller learning rate",
+                )
+            (loss if parts == 1 else loss / parts).backward()
+            total += value / parts
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        logger.warning("Memory ran out in a step of training: %s", str(error).partition("\n")[0])
+        return None
+    return total

@@ -36,10 +36,3 @@ def bind(limit: int | None) -> None:
     if limit is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: the computer's, the bound's or the GPU's."""
-    text = str(error).lower()
-    words = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(word in text for word in words)

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fm3d_core.errors import CaseError, FM3DError, Stopped
+from fm3d_core.errors import CaseError, FM3DError, MemoryShortageError, Stopped
 from MonaiLabelApp.lib.progress_file import ProgressFile
-from MonaiLabelApp.lib.training.memory import bind, is_shortage
+from MonaiLabelApp.lib.training.memory import bind
 from MonaiLabelApp.lib.training.record import STOP_FILE, Work
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(folder: Path) -> int:
         _stopped(progress, should_stop)
         return 0
     except FM3DError as error:
-        progress.failed(str(error))
+        progress.failed(_words(error, work) if isinstance(error, MemoryShortageError) else str(error))
         logger.error(error)
         return error.exit_code
     except Exception as error:
@@ -141,6 +141,8 @@ def _stopped(progress: ProgressFile, should_stop: StopQuestion) -> None:
 
 
 def _words(error: BaseException, work: Work) -> str:
+    from fm3d_core.adaptation.memory import is_shortage
+
     if not is_shortage(error):
         return "The training failed unexpectedly. The server's log says more."
     bound = f" of {work.memory / 2**30:.1f} GB" if work.memory else ""
