@@ -45,7 +45,8 @@ class CaseJudge:
         from fm3d_core.errors import Stopped
         from fm3d_core.inference import case_quality
 
-        if not predictor.card.cases:  # has learned nothing, so nothing is known of it
+        # one that has learned nothing is not known, and regions that overlap are not judged
+        if not predictor.card.cases or not predictor.card.task.exclusive:
             return None
         references = self._references(version, predictor)
         try:

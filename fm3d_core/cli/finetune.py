@@ -1,4 +1,4 @@
-"""``fm3d finetune``: learn structures from a folder of labelled volumes."""
+"""``fm3d finetune``: learn structures from a folder of labelled volumes, or any task from a list of cases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fm3d_core.adaptation.settings import FinetuneSettings
+from fm3d_core.cli.list_question import asks_a_list, read_question
 from fm3d_core.cli.options import StoreOption, choose_cases
 from fm3d_core.cli.recipe_run import RecipeOption
 from fm3d_core.cli.shots import DrawsOption, draw, run_draws, tell
@@ -34,16 +35,27 @@ class Finetune:
     DATA holds images/ and labels/ with equal file names, and labels.json ({"1": "name"}) or dataset.json. Where labels
     are partial, annotation.json says what was annotated.
 
-    A published recipe learns from a list of cases, whatever its question: segmentation, classes, values, survival
-    (fm3d recipes list): fm3d finetune --recipe LA_SEG --data list.json
+    Questions about whole volumes are learned from a list, JSON {"training": [{"image": ..., "diagnosis": ...}]} or CSV
+    with columns image, split and what is asked; overlapping regions and joint tasks too, by the file of a task:
+
+      fm3d finetune cases.csv --task classification --target diagnosis --method linear_probe --seconds 60
+      fm3d finetune cases.csv --task regression --target age
+      fm3d finetune cases.csv --task survival --target days event
+      fm3d finetune cases.csv --task multilabel --target effusion nodule
+      fm3d finetune cases.json --task regions.yaml      # kind: regions, regions: {WT: [1, 2, 4], ...}, channels: 4
+
+    The best weights by validation cases are kept, if the list has some; test cases are measured. A published recipe
+    says all of this itself (fm3d recipes list): fm3d finetune --recipe LA_SEG --data list.json
 
     Attributes:
-        folder: folder of the labelled cases.
-        data: the same; with --recipe a list of cases in JSON or CSV.
+        folder: folder of the labelled cases, or with --task a list of cases.
+        data: the same; with --recipe or --task a list of cases in JSON or CSV.
         shots: how many cases to learn from, in order of name; default: all.
         cases: names of the cases to learn from, instead of a number.
         labels: the structures to learn, by name; default: all of the folder.
-        task: YAML file with labels and preprocessing, instead of labels.
+        task: YAML file with kind, labels and preprocessing, instead of labels; or of a list classification, multilabel,
+            regression or survival, with --target.
+        target: with a list, columns: of the class or value; of every finding; of time and event.
         cross_validate: afterwards, hold each volume out in turn to measure what Dice to expect; takes one to
             three times as long again. A preset does so anyway, in its own time.
         recipe: a published recipe.
@@ -57,7 +69,8 @@ class Finetune:
     shots: int | None = None
     cases: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    task: Path | None = None
+    task: str | None = None
+    target: tuple[str, ...] = ()
     cross_validate: bool = False
     recipe: Annotated[RecipeOption, tyro.conf.arg(name="")] = field(default_factory=RecipeOption)
     draws: Annotated[DrawsOption, tyro.conf.arg(name="")] = field(default_factory=DrawsOption)
@@ -75,6 +88,8 @@ class Finetune:
         if self.recipe.recipe is not None:
             self._check_recipe()
             return self.recipe.run(self._place(), self.settings, self.store.open(), console)
+        if asks_a_list(self._place(), self.task, self.target):
+            return self._learn_list(console)
         self.recipe.check_unused()
         self.draws.check(self.shots, self.cases)
         if self.draws.wanted and self.shots is not None:
@@ -115,14 +130,36 @@ class Finetune:
             raise SettingsError(problem, remedy="Say fm3d finetune FOLDER, or fm3d finetune --recipe NAME --data LIST")
         return self.folder or self.data or Path()
 
+    def _learn_list(self, console: Console) -> None:
+        """Learn a task from a list as a recipe is learned."""
+        from fm3d_core.recipes.own import OwnTraining
+        from fm3d_core.volumes import read_data_list
+
+        self._refuse_for_list("a list", "The list says the cases, the task what is learned", self._of_folders())
+        self.recipe.check_unused("root", "fraction", "folds", "fold")
+        listed = read_data_list(self._place(), root=self.recipe.root)
+        task = read_question(self.task, self.target, listed)
+        console.print(f"Learning {', '.join(task.labels)} ({task.kind}) from {len(listed.training)} volumes")
+        self.recipe.train(OwnTraining(task), listed, 1, self.settings, self.store.open(), console)
+
+    def _of_folders(self) -> dict[str, object]:
+        """Options of a folder of labelled cases."""
+        own: dict[str, object] = {"shots": self.shots, "cases": self.cases, "labels": self.labels}
+        return {
+            **own,
+            "cross-validate": self.cross_validate,
+            "preset": self.settings.preset,
+            "draws": self.draws.wanted,
+        }
+
     def _check_recipe(self) -> None:
         """Refuse options that say what a recipe and its list say."""
-        own: dict[str, object] = {"shots": self.shots, "cases": self.cases, "labels": self.labels, "task": self.task}
-        own |= {"cross-validate": self.cross_validate, "preset": self.settings.preset, "draws": self.draws.wanted}
+        own = {**self._of_folders(), "task": self.task, "target": self.target}
+        self._refuse_for_list("--recipe", "The list says the cases, --set changes the recipe", own)
+
+    def _refuse_for_list(self, what: str, remedy: str, own: dict[str, object]) -> None:
         if wrong := [name for name, value in own.items() if value]:
-            raise SettingsError(
-                f"--{wrong[0]} does not go with --recipe", remedy="The list says the cases, --set changes the recipe"
-            )
+            raise SettingsError(f"--{wrong[0]} does not go with {what}", remedy=remedy)
 
     def _run_draws(self, shots: int, console: Console) -> None:
         from fm3d_core.adaptation.fseft_protocol import fseft_settings

@@ -148,11 +148,16 @@ class Predict:
                     raise SettingsError(
                         "exists already", path=self.out / name, remedy="Choose another folder with --out"
                     )
-        wanted = self.quality or self.uncertainty or self.refine
-        if wanted and (answering.dense is None or not answering.task.exclusive):
+        judges = self.quality or self.refine
+        if (judges or self.uncertainty) and answering.dense is None:
             raise SettingsError(
-                "--quality, --uncertainty and --refine are for structures that exclude each other",
+                "--quality, --uncertainty and --refine are for voxels, not for whole volumes",
                 remedy="Leave them out for this adapter",
+            )
+        if judges and not answering.task.exclusive:
+            raise SettingsError(
+                "--quality and --refine are for structures that exclude each other",
+                remedy="Leave them out for this adapter; --uncertainty goes with it",
             )
 
     def _adapter(self) -> Adapter:
@@ -199,7 +204,7 @@ class Predict:
                 if self.refine:
                     refined = refine(answering.dense, prediction, progress=show)
                     prediction, said = refined.prediction, [refinement_in_words(refined)]
-                answer = Answer(prediction.labels)
+                answer = Answer(prediction.labels, prediction.regions or None)
             else:
                 answer = answering.answer(volume, progress=show)
             if answering.dense is not None and self.quality:

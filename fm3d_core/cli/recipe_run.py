@@ -1,4 +1,4 @@
-"""``fm3d finetune --recipe``: a published training on a list of cases."""
+"""``fm3d finetune --recipe`` and ``--task``: a published training, or one of one's own, on a list of cases."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fm3d_core.adaptation import Adapter, AdapterStore, FinetuneSettings
-    from fm3d_core.recipes import Recipe
+    from fm3d_core.recipes.own import ListTraining
     from fm3d_core.recipes.running import RecipeRun
+    from fm3d_core.volumes import DataList
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class RecipeOption:
         recipe: name (fm3d recipes list), NAME:VARIANT, or a YAML file. Needs --data LIST. Options such as --steps,
             --weights, --backbone go before the recipe's own where they differ from their defaults. Ctrl-C ends the
             training and keeps the best weights so far.
-        root: with --recipe, where the list's relative paths begin; default: its folder.
+        root: where a list's relative paths begin; default: its folder.
         set: with --recipe, change a value of it; may be repeated. Example: --set training.epochs=2
-        fraction: with --recipe, the share of the training cases that is used, for example 0.1.
-        folds: with --recipe, so many folds of the training cases, a version each, whose answers on the test cases are
+        fraction: of a list, the share of the training cases that is used, for example 0.1.
+        folds: of a list, so many folds of the training cases, a version each, whose answers on the test cases are
             averaged; default: the recipe's own. 1 uses the list's validation cases.
-        fold: with --recipe, train a single fold only.
+        fold: of a list, train a single fold only.
     """
 
     recipe: str | None = None
@@ -45,39 +46,61 @@ class RecipeOption:
     folds: int | None = None
     fold: int | None = None
 
-    def check_unused(self) -> None:
-        """Refuse options that go with --recipe where there is none.
+    def check_unused(self, *used: str) -> None:
+        """Refuse options that go with --recipe, or with a list, where there is none; but not those that are ``used``.
 
         Raises:
             SettingsError: names one.
         """
         for field in fields(self):
-            if getattr(self, field.name) != field.default:
+            if field.name not in used and getattr(self, field.name) != field.default:
                 raise SettingsError(f"--{field.name} goes with --recipe", remedy="Give --recipe NAME too")
 
     def run(self, data: Path, settings: FinetuneSettings, store: AdapterStore, console: Console) -> None:
-        """Train, keep a version for each fold, and say what was measured.
+        """Train as the recipe says, keep a version for each fold, and say what was measured.
 
         Raises:
             FM3DError: a mistake in recipe, list, settings or weights.
             Stopped: before anything was learned that can be kept.
         """
-        from fm3d_core.cli.console import progress_bar
         from fm3d_core.recipes import read_recipe
-        from fm3d_core.recipes.running import run_recipe
         from fm3d_core.volumes import read_data_list
 
         assert self.recipe is not None
         recipe = read_recipe(self.recipe, self.set)
         listed = read_data_list(data, root=self.root)
-        folds: tuple[int, ...] = ()
-        count = self.folds if self.folds is not None else recipe.folds or 1
-        if count > 1 or self.fold is not None:
-            listed = listed.in_folds(count if count > 1 else 5, settings.seed)
-            folds = listed.folds if self.fold is None else (self.fold,)
         console.print(f"{recipe.name}: {recipe.about}. {recipe.source}", soft_wrap=True, highlight=False)
         if recipe.note:
             console.print(recipe.note, soft_wrap=True, highlight=False)
+        self.train(recipe, listed, recipe.folds or 1, settings, store, console)
+        for each in recipe.reported:
+            how = f" ({each.how})" if each.how else ""
+            said = f"Published: {each.figure} {each.value:g}, {each.cases}{how}"
+            console.print(said, soft_wrap=True, highlight=False)
+
+    def train(
+        self,
+        recipe: ListTraining,
+        listed: DataList,
+        count: int,
+        settings: FinetuneSettings,
+        store: AdapterStore,
+        console: Console,
+    ) -> None:
+        """The same for whatever is learned from a list, in ``count`` folds unless --folds says otherwise.
+
+        Raises:
+            FM3DError: a mistake in list, settings or weights.
+            Stopped: before anything was learned that can be kept.
+        """
+        from fm3d_core.cli.console import progress_bar
+        from fm3d_core.recipes.running import run_recipe
+
+        folds: tuple[int, ...] = ()
+        count = self.folds if self.folds is not None else count
+        if count > 1 or self.fold is not None:
+            listed = listed.in_folds(count if count > 1 else 5, settings.seed)
+            folds = listed.folds if self.fold is None else (self.fold,)
 
         def keep(adapter: Adapter) -> None:
             stored = store.save(adapter)
@@ -95,7 +118,7 @@ class RecipeOption:
                 should_stop=should_stop,
                 on_adapter=keep,
             )
-        _tell(console, recipe, run)
+        _tell(console, run)
 
 
 def given(settings: FinetuneSettings) -> dict[str, Any]:
@@ -125,16 +148,13 @@ def _say(console: Console, adapter: Adapter, version: int, path: Path) -> None:
         console.print(note, soft_wrap=True, highlight=False)
 
 
-def _tell(console: Console, recipe: Recipe, run: RecipeRun) -> None:
+def _tell(console: Console, run: RecipeRun) -> None:
     for reason in run.left_out:
         console.print(f"Left out: {reason}", soft_wrap=True, highlight=False)
     if run.test:
         of = f", mean of {len(run.adapters)} folds" if len(run.adapters) > 1 else ""
         said = ", ".join(f"{name} {value:.4f}" for name, value in run.test.items())
         console.print(f"Test{of}: {said}", soft_wrap=True, highlight=False)
-    for each in recipe.reported:
-        how = f" ({each.how})" if each.how else ""
-        console.print(f"Published: {each.figure} {each.value:g}, {each.cases}{how}", soft_wrap=True, highlight=False)
 
 
 @contextmanager

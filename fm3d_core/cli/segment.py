@@ -112,6 +112,8 @@ class Segment:
         from fm3d_core.inference.interactive import probability_of
 
         predictor = Predictor(AdapterOption(self.store, None, self.adapter).load(), self.device)
+        if not predictor.card.task.exclusive:
+            raise SettingsError("the adapter's regions overlap", remedy="Choose another adapter, or leave it out")
         values = predictor.card.task.values
         if self.structure not in values:
             raise SettingsError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fm3d_core.volumes import ListedCase
 
 MOST_CLASSES = 50
+WholeKind = Literal["classification", "multilabel", "regression", "survival"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class QuestionOption:
     """
 
     task: Path | None = None
-    kind: Literal["classification", "multilabel", "regression", "survival"] = "classification"
+    kind: WholeKind = "classification"
     target: tuple[str, ...] = ()
 
     def read(self, cases: Sequence[ListedCase]) -> WholeVolumeTask:

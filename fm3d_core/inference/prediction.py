@@ -21,15 +21,17 @@ class Prediction:
     Attributes:
         labels: (X, Y, Z) uint8 on the volume's own RAS grid, 0 background; ``write_label`` brings it to the file's.
         uncertainty: (X, Y, Z) float32 from 0 (sure) to 1 (all classes alike), same grid: the entropy of the class
-            probabilities over its largest value; ``write_map`` brings it to the file's grid.
+            probabilities over its largest value, of regions that overlap that of the least sure one; ``write_map``
+            brings it to the file's grid.
         sizes: structure -> ml.
         confidence: structure -> Dice between its mask and the probabilities the mask was cut from: what Dice to expect
             if the probabilities were right, which those of a network seldom are. 0 where it was not found.
-        scores: (classes, X', Y', Z') float32 on the prepared grid, before the softmax.
+        scores: (classes, X', Y', Z') float32 on the prepared grid, before the softmax, of regions before the sigmoid.
         prepared: what the network saw, and the way back.
         voxel_ml: size of a voxel of ``labels``.
         stability: structure -> mean Dice between the segmentation and those of slightly changed images; empty where
             none were looked at. NaN where a structure is in neither.
+        regions: name -> mask (X, Y, Z) bool on the grid of ``labels``, of regions that may overlap; else empty.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -40,6 +42,7 @@ class Prediction:
     prepared: PreparedVolume
     voxel_ml: float
     stability: dict[str, float] = field(default_factory=dict)
+    regions: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
@@ -52,9 +55,18 @@ def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     return (total / math.log(len(probabilities))).clamp_(0, 1)
 
 
-def overlap(first: torch.Tensor, second: torch.Tensor, value: int) -> float:
-    """Dice of class ``value`` in two label maps of one shape; NaN where it is in neither."""
-    one, other = first == value, second == value
+def region_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy of each region's yes or no, over log(2), of the least sure region: (regions, X, Y, Z) to (X, Y, Z)."""
+    import torch
+
+    least_sure = torch.zeros(probabilities.shape[1:])
+    for each in probabilities:
+        torch.maximum(least_sure, normalised_entropy(torch.stack([each, 1 - each])), out=least_sure)
+    return least_sure
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Dice of two masks of one shape; NaN where both are empty."""
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else math.nan
 
@@ -67,12 +79,7 @@ def sizes_in_ml(labels: npt.NDArray[np.uint8], voxel_ml: float, values: dict[str
     return {name: int(counts[value]) * voxel_ml for name, value in values.items()}
 
 
-def confidence_of(scores: torch.Tensor, values: dict[str, int]) -> dict[str, float]:
-    """See :attr:`Prediction.confidence`; of scores (classes, X, Y, Z)."""
-    classes, probabilities = scores.argmax(0), scores.softmax(0)
-    found = {}
-    for name, value in values.items():
-        mask = classes == value
-        total = float(mask.sum() + probabilities[value].sum())
-        found[name] = float(2 * probabilities[value][mask].sum()) / total if total else 0.0
-    return found
+def confidence_of(mask: torch.Tensor, probability: torch.Tensor) -> float:
+    """See :attr:`Prediction.confidence`; of a structure's mask and probability (X, Y, Z)."""
+    total = float(mask.sum() + probability.sum())
+    return float(2 * probability[mask].sum()) / total if total else 0.0

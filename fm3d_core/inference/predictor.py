@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.errors import SettingsError
-from fm3d_core.inference.prediction import Prediction, confidence_of, normalised_entropy, overlap, sizes_in_ml
+from fm3d_core.inference.prediction import (
+    Prediction,
+    confidence_of,
+    normalised_entropy,
+    overlap,
+    region_entropy,
+    sizes_in_ml,
+)
 from fm3d_core.inference.sliding_window import OVERLAP, number_of_windows, sliding_window_scores
 from fm3d_core.inference.variants import VARIANTS
 from fm3d_core.inference.views import MOST_VIEWS, views, views_for
@@ -150,40 +157,57 @@ class Predictor:
             should_stop: asked at every window.
 
         Raises:
-            SettingsError: another number of channels than the task is for, another number of variants, or regions
-                that overlap.
+            SettingsError: another number of channels than the task is for, or another number of variants.
             Stopped: ``should_stop`` said so.
         """
         if not 0 <= variants <= len(VARIANTS):
             raise SettingsError(f"variants is {variants}", remedy=f"Choose a number from 0 to {len(VARIANTS)}")
-        if not self.card.task.exclusive:
-            raise SettingsError(
-                "uncertainty is known of exclusive structures only, not of regions that overlap",
-                remedy="Use segment or segment_regions",
-            )
-        prepared = self._prepare(volume)
+        task, prepared = self.card.task, self._prepare(volume)
         scores = self._averaged(prepared, progress, should_stop)
-        probabilities, classes = scores.softmax(0), scores.argmax(0)
-        overlaps: dict[str, list[float]] = {name: [] for name in self.card.task.labels}
+        probabilities, decided = self._probabilities(scores), self._decided(scores)
+        rows = task.values if task.exclusive else {name: row for row, name in enumerate(task.labels)}
+        confidence = {name: confidence_of(self._mask(decided, row), probabilities[row]) for name, row in rows.items()}
+        overlaps: dict[str, list[float]] = {name: [] for name in task.labels}
         for number, variant in enumerate(VARIANTS[:variants], start=1):
             watched = _renamed(progress, f"segmenting variant {number} of {variants}")
             changed = variant.undo(self._scores(variant.change(prepared.image), prepared, watched, should_stop))
-            probabilities += changed.softmax(0)
-            for name, value in self.card.task.values.items():
-                overlaps[name].append(overlap(classes, changed.argmax(0), value))
-        labels = prepared.restore_segmentation(scores)
-        uncertainty = prepared.restore_map(normalised_entropy(probabilities.div_(1 + variants)))
+            probabilities += self._probabilities(changed)
+            again = self._decided(changed)
+            for name, row in rows.items():
+                overlaps[name].append(overlap(self._mask(decided, row), self._mask(again, row)))
+        entropy = normalised_entropy if task.exclusive else region_entropy
+        uncertainty = prepared.restore_map(entropy(probabilities.div_(1 + variants)))
         voxel_ml = math.prod(volume.spacing) / 1000
+        regions: dict[str, npt.NDArray[np.bool_]] = {}
+        if isinstance(task, RegionsTask):
+            found = _masks(prepared, scores)
+            labels, regions = task.painted(found), dict(zip(task.labels, found, strict=True))
+            sizes = {name: float(mask.sum()) * voxel_ml for name, mask in regions.items()}
+        else:
+            labels = prepared.restore_segmentation(scores)
+            sizes = sizes_in_ml(labels, voxel_ml, task.values)
         return Prediction(
             labels,
             uncertainty,
-            sizes_in_ml(labels, voxel_ml, self.card.task.values),
-            confidence_of(scores, self.card.task.values),
+            sizes,
+            confidence,
             scores,
             prepared,
             voxel_ml,
             {name: _mean(values) for name, values in overlaps.items()} if variants else {},
+            regions,
         )
+
+    def _probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores.softmax(0) if self.card.task.exclusive else scores.sigmoid()
+
+    def _decided(self, scores: torch.Tensor) -> torch.Tensor:
+        """The class of each voxel (X, Y, Z); of regions, whether it is in each (regions, X, Y, Z)."""
+        return scores.argmax(0) if self.card.task.exclusive else scores > 0
+
+    def _mask(self, decided: torch.Tensor, row: int) -> torch.Tensor:
+        """Where the structure of a row of the scores is."""
+        return decided == row if self.card.task.exclusive else decided[row]
 
     def _ready(self, adapter: Adapter) -> DenseNetwork:
         network = adapter.build_network().to(self.device)
@@ -214,7 +238,7 @@ class Predictor:
         for number, view in enumerate(views(count)):
             watched = partial(_report_part, clock, number * windows)
             scores = self._scores(view.change(prepared.image), prepared, watched, should_stop)
-            probabilities, weight = view.undo(scores.softmax(0) if self.card.task.exclusive else scores.sigmoid())
+            probabilities, weight = view.undo(self._probabilities(scores))
             total += probabilities
             seen += weight
         mean = (total / seen).clamp_(min=1e-6)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fm3d_core.errors import SettingsError
 from fm3d_core.inference.quality_model import QualityModel, quality_model
 from fm3d_core.inference.quality_signals import Signals, signals_of
 from fm3d_core.progress import ProgressCallback, ShouldStop, ignore_progress, never_stop
@@ -71,10 +72,16 @@ def case_quality(
         should_stop: asked at every window.
 
     Raises:
+        SettingsError: the structures are regions that overlap, of which the model of quality knows nothing.
         Stopped: ``should_stop`` said so.
     """
     from fm3d_core.adaptation.size_prior import size_priors
 
+    if not predictor.card.task.exclusive:
+        raise SettingsError(
+            "which Dice to expect is known of exclusive structures only, not of regions that overlap",
+            remedy="Look at the uncertainty instead",
+        )
     signals = signals_of(predictor, prediction, references, progress=progress, should_stop=should_stop)
     return judge(signals, prediction.sizes, size_priors(predictor.card.sizes))
 

@@ -73,7 +73,7 @@ def signals_of(
         prior = priors.get(name)
         signals[name] = Signals(
             prediction.confidence[name],
-            _known(overlap(classes, frozen.classes, value)) if frozen else None,
+            _known(overlap(classes == value, frozen.classes == value)) if frozen else None,
             _known(prediction.stability.get(name, math.nan)),
             1 - min(abs(prior.deviation(prediction.sizes[name])) / FARTHEST, 1.0) if prior else None,
             reverse.get(name),

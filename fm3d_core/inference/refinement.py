@@ -81,13 +81,15 @@ def refine(
         should_stop: asked at every window and step.
 
     Raises:
-        SettingsError: the head is not linear, or the adapter knows no sizes.
+        SettingsError: the structures overlap, the head is not linear, or the adapter knows no sizes.
         Stopped: ``should_stop`` said so.
     """
     from fm3d_core.adaptation.closed_form import linear_part
     from fm3d_core.inference.volume_maps import maps_of_volume, size_sample
     from fm3d_core.models.heads import LinearHead
 
+    if not predictor.card.task.exclusive:
+        raise SettingsError("regions that overlap cannot be refined", remedy="Leave the refinement out")
     settings = settings or RefinementSettings()
     head = linear_part(predictor.network.head)
     if not isinstance(head, LinearHead) or predictor.network.runs_backbone:
@@ -195,12 +197,16 @@ def _applied(
             x, y, z = scores[0][window.box].shape
             scores[(slice(None), *window.box)] = prediction.scores[(slice(None), *window.box)] + added[:, :x, :y, :z]
     labels = prediction.prepared.restore_segmentation(scores)
+    classes, probabilities = scores.argmax(0), scores.softmax(0)
     refined = replace(
         prediction,
         labels=labels,
-        uncertainty=prediction.prepared.restore_map(normalised_entropy(scores.softmax(0))),
+        uncertainty=prediction.prepared.restore_map(normalised_entropy(probabilities)),
         sizes=sizes_in_ml(labels, prediction.voxel_ml, predictor.card.task.values),
-        confidence=confidence_of(scores, predictor.card.task.values),
+        confidence={
+            name: confidence_of(classes == value, probabilities[value])
+            for name, value in predictor.card.task.values.items()
+        },
         scores=scores,
     )
     changed = int(np.count_nonzero(labels != prediction.labels))

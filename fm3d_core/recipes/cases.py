@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from fm3d_core.adaptation import ImageCase, LabeledCase
 from fm3d_core.errors import CaseError, FM3DError
-from fm3d_core.recipes.recipe import Recipe
+from fm3d_core.recipes.own import ListTraining
 from fm3d_core.tasks import JointTask, WholeVolumeTask
 from fm3d_core.volumes import DataList, ListedCase
 
 logger = logging.getLogger(__name__)
 
 
-def dense_case(recipe: Recipe, case: ListedCase) -> LabeledCase:
+def dense_case(recipe: ListTraining, case: ListedCase) -> LabeledCase:
     """A case of a task about voxels; its field "label_values" (structure -> voxel value) goes before the recipe's.
 
     Raises:
@@ -34,7 +34,7 @@ def dense_case(recipe: Recipe, case: ListedCase) -> LabeledCase:
     )
 
 
-def image_case(recipe: Recipe, case: ListedCase) -> ImageCase:
+def image_case(recipe: ListTraining, case: ListedCase) -> ImageCase:
     """A case of a task about whole volumes.
 
     Raises:
@@ -45,7 +45,7 @@ def image_case(recipe: Recipe, case: ListedCase) -> ImageCase:
     return ImageCase(case.name, case.images, task.read_target(case.fields))
 
 
-def usable(recipe: Recipe, cases: Sequence[ListedCase]) -> tuple[list[LabeledCase] | list[ImageCase], list[str]]:
+def usable(recipe: ListTraining, cases: Sequence[ListedCase]) -> tuple[list[LabeledCase] | list[ImageCase], list[str]]:
     """The cases that have what the recipe needs, and why the others have not.
 
     Raises:
@@ -65,7 +65,7 @@ def usable(recipe: Recipe, cases: Sequence[ListedCase]) -> tuple[list[LabeledCas
     return found, refused  # type: ignore[return-value]  # all are of one of the two kinds
 
 
-def chosen(recipe: Recipe, listed: DataList, *, fraction: float | None, fold: int | None, seed: int) -> DataList:
+def chosen(recipe: ListTraining, listed: DataList, *, fraction: float | None, fold: int | None, seed: int) -> DataList:
     """The part of a list that one training sees.
 
     Args:
@@ -86,6 +86,6 @@ def chosen(recipe: Recipe, listed: DataList, *, fraction: float | None, fold: in
         listed = listed.fold(fold)
     if fraction is not None:
         listed = listed.fraction(fraction, seed)
-    if recipe.training.shots is not None:
-        listed = replace(listed, training=tuple(draw_support(listed.training, recipe.training.shots, seed + 1)))
+    if recipe.shots is not None:
+        listed = replace(listed, training=tuple(draw_support(listed.training, recipe.shots, seed + 1)))
     return listed

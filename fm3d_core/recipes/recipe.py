@@ -226,6 +226,15 @@ class Recipe:
             del values["rank"], values["alpha"]  # they are of the recipe's own method
         return FinetuneSettings(**{**values, **given})
 
+    @property
+    def shots(self) -> int | None:
+        """So many training cases are drawn; None: all are used."""
+        return self.training.shots
+
+    def noted(self) -> dict[str, Any]:
+        """What goes into the adapter's card."""
+        return {"recipe": self.to_dict()}
+
     def cut_to(self, steps: int, cases: int) -> Recipe:
         """The recipe for so many ``steps`` from so many ``cases``: warm-up and looks at validation shrink alike."""
         share = min(steps / max(self.training.epochs * (self.training.iterations or cases), 1), 1.0)

@@ -17,10 +17,13 @@ from fm3d_core.recipes.measuring import Measure, image_figures, image_measure, v
 from fm3d_core.tasks import WholeVolumeTask
 
 if TYPE_CHECKING:
+    import torch
+
     from fm3d_core.adaptation.finetune import Select
     from fm3d_core.adaptation.settings import FinetuneSettings
+    from fm3d_core.adaptation.training_set import TrainingSet
     from fm3d_core.models.network import DenseNetwork
-    from fm3d_core.recipes.recipe import Recipe
+    from fm3d_core.recipes.own import ListTraining
     from fm3d_core.volumes import DataList
 
 
@@ -42,7 +45,7 @@ class RecipeRun:
 
 
 def run_recipe(
-    recipe: Recipe,
+    recipe: ListTraining,
     listed: DataList,
     *,
     fraction: float | None = None,
@@ -57,7 +60,7 @@ def run_recipe(
     """Train as a recipe says.
 
     Args:
-        recipe: what to do.
+        recipe: what to do, or a training of one's own.
         listed: the cases.
         fraction: share of the training cases that is used; None: all.
         folds: trained one after the other, each held out as validation; empty: the list's validation cases are.
@@ -98,7 +101,7 @@ def run_recipe(
 
 
 def _trained(
-    recipe: Recipe,
+    recipe: ListTraining,
     cases: Sequence[LabeledCase] | Sequence[ImageCase],
     validation: Sequence[LabeledCase] | Sequence[ImageCase],
     settings: FinetuneSettings,
@@ -106,24 +109,24 @@ def _trained(
     progress: ProgressCallback,
     should_stop: ShouldStop,
 ) -> Adapter:
-    from fm3d_core.adaptation.cases import load_cases, prepare_cases
     from fm3d_core.adaptation.finetune import train
     from fm3d_core.adaptation.finetune_images import check_settings, train_images
     from fm3d_core.adaptation.image_cases import prepare_images, read_image_set
     from fm3d_core.adaptation.training_set import read_training_set
 
     task, plan, device = recipe.built_task(), recipe.plan(), choose_device(settings.device)
-    measure: Measure | None = None
+    fed = spec_of(settings, task.channels)[1]
+    select: Select | None = None
     if isinstance(task, WholeVolumeTask):
         check_settings(settings)
-        images = read_image_set(cast("Sequence[ImageCase]", cases), task, progress=progress, should_stop=should_stop)
+        described = cast("Sequence[ImageCase]", cases)
+        images = read_image_set(described, task, fed, progress=progress, should_stop=should_stop)
         if validation:
-            held = prepare_images(
-                cast("Sequence[ImageCase]", validation), task, progress=progress, should_stop=should_stop
-            )
+            to_hold = cast("Sequence[ImageCase]", validation)
+            held = prepare_images(to_hold, images.task, progress=progress, should_stop=should_stop)
             frozen = settings.chosen_method().frozen_backbone
-            measure = image_measure(images.task, held, recipe.crop, device, frozen=frozen)
-        select = _select(recipe, measure)
+            assert images.task.crop is not None  # reading has planned it
+            select = _select(recipe, image_measure(images.task, held, images.task.crop, device, frozen=frozen))
         return train_images(
             images,
             settings,
@@ -133,30 +136,50 @@ def _trained(
             should_stop=should_stop,
             keep_when_stopped=keep_when_stopped,
         )
-    dense = recipe.dense_task()
     labelled = cast("Sequence[LabeledCase]", cases)
-    data = read_training_set(labelled, dense, progress=progress, should_stop=should_stop)
+    data = read_training_set(labelled, recipe.dense_task(), fed, progress=progress, should_stop=should_stop)
     if validation:
-        loaded, _ = load_cases(
-            cast("Sequence[LabeledCase]", validation), dense, progress=progress, should_stop=should_stop, complete=False
-        )
-        assert dense.preprocessing is not None
-        prepared = prepare_cases(loaded, dense.preprocessing, progress=progress, should_stop=should_stop)
-        overlap = recipe.validation.overlap if recipe.validation else 0.0
-        measure = voxel_measure(dense, prepared, recipe.crop, overlap, device)
+        select = _voxel_select(recipe, data, cast("Sequence[LabeledCase]", validation), device, progress, should_stop)
     return train(
         data,
         settings,
         plan=plan,
-        select=_select(recipe, measure),
+        select=select,
         progress=progress,
         should_stop=should_stop,
         keep_when_stopped=keep_when_stopped,
     )
 
 
-def _select(recipe: Recipe, measure: Measure | None) -> Select | None:
-    if measure is None or recipe.validation is None:
+def _voxel_select(
+    recipe: ListTraining,
+    data: TrainingSet,
+    validation: Sequence[LabeledCase],
+    device: torch.device,
+    progress: ProgressCallback,
+    should_stop: ShouldStop,
+) -> Select | None:
+    """By the sliding window on validation cases, with the window of training."""
+    from fm3d_core.adaptation.batches import plan_crop
+    from fm3d_core.adaptation.cases import load_cases, prepare_cases
+
+    dense = data.task
+    loaded, _ = load_cases(validation, dense, progress=progress, should_stop=should_stop, complete=False)
+    assert dense.preprocessing is not None
+    prepared = prepare_cases(loaded, dense.preprocessing, progress=progress, should_stop=should_stop)
+    chosen, overlap = recipe.plan().crop, recipe.validation.overlap if recipe.validation else 0.0
+
+    def select(network: DenseNetwork) -> Selection:
+        crop = chosen or plan_crop(data.prepared, network.size_multiple)
+        made = _select(recipe, voxel_measure(dense, prepared, crop, overlap, device))
+        assert made is not None
+        return made(network)
+
+    return select if recipe.validation is not None else None
+
+
+def _select(recipe: ListTraining, measure: Measure) -> Select | None:
+    if recipe.validation is None:
         return None
     validation = recipe.validation
 
@@ -166,10 +189,10 @@ def _select(recipe: Recipe, measure: Measure | None) -> Select | None:
     return select
 
 
-def _noted(adapter: Adapter, recipe: Recipe, fraction: float | None, fold: int | None) -> Adapter:
+def _noted(adapter: Adapter, recipe: ListTraining, fraction: float | None, fold: int | None) -> Adapter:
     """The adapter with what it was trained by."""
     said = {
-        "recipe": recipe.to_dict(),
+        **recipe.noted(),
         "test_flips": recipe.test.flips,
         "overlap": recipe.test.overlap,
         "fraction": fraction,
@@ -179,7 +202,7 @@ def _noted(adapter: Adapter, recipe: Recipe, fraction: float | None, fold: int |
 
 
 def _tested(
-    recipe: Recipe,
+    recipe: ListTraining,
     listed: DataList,
     adapters: Sequence[Adapter],
     device: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.errors import CaseError, SettingsError
-from fm3d_core.inference import Predictor
+from fm3d_core.inference import Predictor, case_quality
+from fm3d_core.inference.prediction import region_entropy
 from fm3d_core.tasks import JointTask, RegionsTask
-from fm3d_core.volumes import Preprocessing, read_channels
+from fm3d_core.volumes import Preprocessing, Volume, read_channels
 
 METHODS = ("full", "lora", "bias", "linear_probe", "black_box_adapter", "spatial_adapter", "cnn_adapter")
 QUICK = FinetuneSettings(steps=2, batch_size=2, device="cpu", weights=Path("random"))
@@ -78,7 +82,7 @@ def test_each_kind_of_method_learns_them_and_comes_back(
         assert masks.shape == (3, 24, 20, 16) and masks.dtype == bool
         assert set(np.unique(predictor.segment(volume))) <= {0, 1, 2, 4}
         with pytest.raises(SettingsError, match="exclusive structures only"):
-            predictor.predict(volume)
+            case_quality(predictor, predictor.predict(volume))
     else:
         label, answer = predictor.classify(volume)
         assert label.shape == (24, 20, 16) and answer["class"] in ("N", "P")
@@ -90,10 +94,34 @@ def test_regions_are_told_from_both_channels(tumours: list[LabeledCase]) -> None
     adapter = finetune(tumours[:2], REGIONS, replace(QUICK, steps=120, learning_rate=1e-2))
     volume = read_channels((tumours[2].image, *tumours[2].more_channels))
     truth = np.asarray(nibabel.load(tumours[2].label).dataobj)
-    found = Predictor(adapter, "cpu").segment_regions(volume)
+    predictor = Predictor(adapter, "cpu")
+    found = predictor.segment_regions(volume)
+    _check_prediction(predictor, volume, found)
     for mask, (_, parts), least in zip(found, REGIONS.regions, (0.8, 0.7, 0.4), strict=True):
         expected = np.isin(truth, parts)
         assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > least
+
+
+def _check_prediction(predictor: Predictor, volume: Volume, masks: np.ndarray) -> None:
+    """Regions have an uncertainty: high at their borders, where a yes or no is a near thing, and low elsewhere."""
+    prediction = predictor.predict(volume, variants=1)
+    np.testing.assert_array_equal(prediction.labels, predictor.segment(volume))
+    np.testing.assert_array_equal(np.stack(list(prediction.regions.values())), masks)
+    names = [name for name, _ in REGIONS.regions]
+    voxel_ml = math.prod(volume.spacing) / 1000
+    assert list(prediction.sizes) == list(prediction.confidence) == list(prediction.stability) == names
+    assert list(prediction.sizes.values()) == pytest.approx([mask.sum() * voxel_ml for mask in masks])
+    assert all(0 < value <= 1 for value in prediction.confidence.values())
+    unsure = prediction.uncertainty
+    assert unsure.shape == masks.shape[1:] and unsure.min() >= 0 and 0.3 < unsure.max() <= 1
+    border = np.any([binary_dilation(mask) & ~binary_erosion(mask) for mask in masks], axis=0)
+    assert unsure[border].mean() > 2 * unsure[~border].mean()
+
+
+def test_the_least_sure_region_says_how_sure_a_voxel_is() -> None:
+    probabilities = torch.tensor([[1.0, 0.5, 1.0, 0.1], [0.0, 1.0, 0.9, 0.9]]).reshape(2, 4, 1, 1)
+    one_in_ten = -(0.1 * math.log2(0.1) + 0.9 * math.log2(0.9))
+    assert region_entropy(probabilities).flatten().tolist() == pytest.approx([0, 1, one_in_ten, one_in_ten], abs=1e-5)
 
 
 def test_a_joint_task_learns_where_and_what(hearts: list[LabeledCase]) -> None:
