@@ -85,7 +85,7 @@ class WholeVolumeInfer(ServedInfer):
             if not able:
                 raise Conflict(
                     "no version answers about whole volumes",
-                    remedy="Train one with fm3d finetune --task, or upload one",
+                    remedy="Train one by a recipe about whole volumes or with fm3d finetune --task, or upload one",
                 )
             version = active.version if active is not None and active.version in able else able[-1]
         else:
