@@ -111,6 +111,25 @@ def test_regions_overlap_in_masks_of_their_own_and_in_a_dicom_seg(tmp_path: Path
     assert whole.any() or core.any()
 
 
+def test_regions_come_with_their_uncertainty_but_not_with_a_quality(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = RegionsTask((("whole", (1, 2)), ("core", (2,))), Preprocessing(crop_foreground=False))
+    settings = FinetuneSettings(method="linear_probe", head="linear", device="cpu")
+    untrained_adapter(task, settings).save(tmp_path / "adapter")
+    image = np.random.default_rng(0).normal(0, 1, (16, 16, 16)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "a.nii.gz")
+    common = ("predict", tmp_path / "a.nii.gz", "--adapter", tmp_path / "adapter", "--device", "cpu")
+    out = tmp_path / "out"
+    assert run(*common, "--out", out, "--uncertainty", "--variants", 1) == 0
+    names = {"a.nii.gz", "a_whole.nii.gz", "a_core.nii.gz", "a_uncertainty.nii.gz"}
+    assert names <= {path.name for path in out.iterdir()}
+    unsure = np.asarray(nib.load(out / "a_uncertainty.nii.gz").dataobj)
+    assert unsure.shape == image.shape and unsure.min() >= 0 and 0.5 < unsure.max() <= 1, "it has learned nothing"
+    assert run(*common, "--out", tmp_path / "again", "--quality") == 2
+    assert "exclude each other" in " ".join("".join(capsys.readouterr()).split())
+
+
 def test_a_dicom_seg_needs_a_series(balls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = untrained_adapter(SegmentationTask(("a",)), FinetuneSettings(method="linear_probe", device="cpu"))
     adapter.save(tmp_path / "adapter")
