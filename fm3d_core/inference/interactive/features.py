@@ -16,6 +16,7 @@ from fm3d_core.inference.interactive.decoding import Sketch, prompt_decoder
 from fm3d_core.inference.interactive.geodesic import Field
 from fm3d_core.inference.interactive.random_walker import RandomWalker
 from fm3d_core.inference.interactive.region import Region
+from fm3d_core.inference.interactive.results import Results
 from fm3d_core.progress import ShouldStop, never_stop
 from fm3d_core.volumes import Preprocessing, Volume
 from fm3d_core.volumes.preprocessing import without_padding
@@ -99,6 +100,7 @@ class FeatureVolume:
                 remedy="Interactive segmentation is for images of one channel",
             )
         self.volume = volume
+        self.results = Results(volume.shape)
         self.device = choose_device(device)
         self._network = DenseNetwork(backbone, nn.Identity(), preprocessing.input_range).to(self.device).eval()
         self._sketching = (  # the prompt decoder knows the features of this backbone only
@@ -125,7 +127,8 @@ class FeatureVolume:
     def bytes(self) -> int:
         """Memory that volume and regions take, about."""
         with self._lock:
-            return int(self.volume.array.nbytes) + sum(each.bytes for each in self._regions.values())
+            kept = sum(each.bytes for each in self._regions.values())
+        return int(self.volume.array.nbytes) + kept + self.results.bytes
 
     def at(self, region: Region, *, should_stop: ShouldStop = never_stop) -> RegionFeatures:
         """The features of a region, computed on the first call.

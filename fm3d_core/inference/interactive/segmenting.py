@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fm3d_core.errors import LabelError, SettingsError
+from fm3d_core.inference.interactive.bounding import bounded
 from fm3d_core.inference.interactive.decoding import VOXELS as SKETCH_VOXELS
 from fm3d_core.inference.interactive.features import FeatureVolume
-from fm3d_core.inference.interactive.geodesic import Field, Mask
-from fm3d_core.inference.interactive.prompts import Box, Prompts, VoxelPrompts, voxel_box
+from fm3d_core.inference.interactive.framing import GROWTHS, closer, regions_around, shown, touches
+from fm3d_core.inference.interactive.geodesic import Mask
+from fm3d_core.inference.interactive.prompts import Box, Point, Prompts, VoxelPrompts, voxel_box, voxel_of
 from fm3d_core.inference.interactive.region import VOXELS, Region
+from fm3d_core.inference.interactive.results import key_of
 from fm3d_core.inference.interactive.working import Prompted, probability
 from fm3d_core.progress import ProgressCallback, ShouldStop, StageClock, ignore_progress, never_stop
 from fm3d_core.volumes import Volume
 
-MARGIN = 28  # voxels of the finest spacing around the prompts, at first
-GROWTHS = 3  # times the margin doubles when the structure reaches the region's border
-BOX_MARGIN = 0.25  # of the box's size around it, so that the classifier sees what the structure is not
-FAINT = 0.3  # probability from which the region must hold what was drawn
-FINE_MARGIN, FINE_VOXELS = 0.1, 6  # of the size of what was drawn, and voxels of the finest spacing, around it
-STEP = 8  # voxels: regions begin and end at multiples, so that a click seldom needs new features
 _LOOK = 2  # voxels around a click that must not all be empty
 
 
@@ -38,6 +35,10 @@ def segment_from_prompts(
     should_stop: ShouldStop = never_stop,
 ) -> npt.NDArray[np.uint8]:
     """Segment the structure that prompts show. The same prompts give the same result, whatever was asked before.
+
+    Without ``given`` and ``prior`` each click after the first changes what was found without it as
+    :func:`~fm3d_core.inference.interactive.bounding.bounded` says. ``features`` keeps what was found, so that a further
+    click is one step; of prompts that are new to it all steps are taken.
 
     Args:
         volume: the image.
@@ -67,39 +68,127 @@ def segment_from_prompts(
     limits = (np.zeros(3, int), np.array(volume.shape)) if roi is None else tuple(map(np.array, voxel_box(volume, roi)))
     start = given if given is not None else None if prior is None else (prior > 0.5)
     _check_prompts(volume, said, start is not None, limits)
-    clock = StageClock("segmenting", 1 + GROWTHS, progress)
-    result = np.zeros(volume.shape, np.uint8) if given is None else (given > 0).astype(np.uint8)
-    box = None if said.start is None or said.stop is None else (np.array(said.start), np.array(said.stop))
-    most = SKETCH_VOXELS if start is None else VOXELS
-    regions = list(_regions(volume, said, limits, start if given is None else None, most))
-    for step, region in enumerate(regions):
-        clock.report(step)
-        drawn = None
-        if start is None:
-            drawn = features.sketch(region, should_stop=should_stop).draw(said.positive, said.negative, box)
-            if region is not regions[-1] and _touches(_shown(drawn > 0.5, region, said), region, limits):
-                continue
-            region, drawn = _around(region, drawn, said, volume)
-        prompted = Prompted(
-            region.working(said.positive),
-            region.working(said.negative),
-            None if box is None else _box_mask(region, *box),
-            None if given is None else region.coarse(given > 0),
-            None if prior is None else region.coarse(prior),
-            drawn,
-        )
-        found = region.fine(probability(features.at(region, should_stop=should_stop), prompted, should_stop)) > 0.5
-        if given is not None or not _touches(found, region, limits):
-            break
-    result[region.slices] = found
-    if box is not None:
-        inside = np.zeros(volume.shape, bool)
-        inside[tuple(slice(*ends) for ends in zip(*box, strict=True))] = True
-        result[~inside] = 0
-    result[tuple(said.positive.T)] = 1
-    result[tuple(said.negative.T)] = 0
+    task = _Work(volume, features, limits, should_stop)
+    if start is not None:
+        clock = StageClock("segmenting", 1 + GROWTHS, progress)
+        result = task.segment(said, given, prior, None, clock, 0).astype(np.uint8)
+        clock.report(clock.total)
+        return result
+    steps = _steps(prompts)
+    keys = [key_of(step, roi) for step in steps]
+    done, found = features.results.newest(keys)
+    clock = StageClock("segmenting", max(len(steps) - done, 1) * (1 + GROWTHS), progress)
+    for number, (step, key) in enumerate(zip(steps[done:], keys[done:], strict=True)):
+        found = task.step(step, said if step is steps[-1] else None, found, clock, number * (1 + GROWTHS))
+        features.results.keep(key, found)
     clock.report(clock.total)
-    return result
+    assert found is not None  # there is a step at least
+    return found.astype(np.uint8)
+
+
+def _steps(prompts: Prompts) -> list[Prompts]:
+    """The prompts after each step: all up to what says where the structure is and to the last box or scribbles are one
+    step, each click after them is one more."""
+    kinds = [isinstance(each, Point) for each in prompts.given]
+    shows = [not isinstance(each, Point) or each.positive for each in prompts.given]
+    first = max(shows.index(True), *(index for index, click in enumerate(kinds) if not click), 0)
+    return [Prompts(prompts.given[:count]) for count in range(first + 1, len(kinds) + 1)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is worked on, whatever the prompts.
+
+    Attributes:
+        volume, features: as of :func:`segment_from_prompts`.
+        limits: first voxel and the one after the last of what is looked at.
+        should_stop: as there.
+    """
+
+    volume: Volume
+    features: FeatureVolume
+    limits: tuple[npt.NDArray[np.int64], ...]
+    should_stop: ShouldStop
+
+    def step(
+        self, prompts: Prompts, said: VoxelPrompts | None, before: Mask | None, clock: StageClock, at: int
+    ) -> Mask:
+        """What is found with ``prompts``: where there is something before, what their last click may change of it.
+
+        Args:
+            prompts: so far.
+            said: the same on the grid, if that is known already.
+            before: (X, Y, Z) what was found without the last.
+            clock: of all steps.
+            at: where it stands.
+        """
+        said = said or VoxelPrompts.on(self.volume, prompts)
+        if not len(said.positive) and said.start is None:  # taken back by a click at the same voxel
+            return np.zeros(self.volume.shape, bool)
+        found = self.segment(said, None, None, before, clock, at)
+        if before is None:
+            return found
+        click = prompts.given[-1]
+        assert isinstance(click, Point)
+        voxel = voxel_of(self.volume, click.position)
+        found = bounded(before, found, voxel, click.positive, self.volume.spacing)
+        found[tuple(said.positive.T)] = True
+        found[tuple(said.negative.T)] = False
+        return found
+
+    def segment(
+        self,
+        said: VoxelPrompts,
+        given: npt.NDArray[np.uint8] | None,
+        prior: npt.NDArray[np.float32] | None,
+        before: Mask | None,
+        clock: StageClock,
+        at: int,
+    ) -> Mask:
+        """The structure (X, Y, Z) from all prompts at once.
+
+        Args:
+            said: the prompts.
+            given, prior: as of :func:`segment_from_prompts`.
+            before: (X, Y, Z) what was found without the last click, for the prompt decoder.
+            clock, at: where it stands.
+        """
+        volume, features, limits, should_stop = self.volume, self.features, self.limits, self.should_stop
+        draws = given is None and prior is None
+        result = np.zeros(volume.shape, bool) if given is None else given > 0
+        box = None if said.start is None or said.stop is None else (np.array(said.start), np.array(said.stop))
+        start = prior > 0.5 if prior is not None and given is None else None
+        regions = list(regions_around(volume, said, limits, start, SKETCH_VOXELS if draws else VOXELS))
+        for step, region in enumerate(regions):
+            clock.report(at + step)
+            drawn = None
+            if draws:
+                sketch = features.sketch(region, should_stop=should_stop)
+                drawn = sketch.draw(
+                    said.positive, said.negative, box, None if before is None else region.coarse(before)
+                )
+                if region is not regions[-1] and touches(shown(drawn > 0.5, region, said), region, limits):
+                    continue
+                region, drawn = closer(region, drawn, said, volume)
+            prompted = Prompted(
+                region.working(said.positive),
+                region.working(said.negative),
+                None if box is None else _box_mask(region, *box),
+                None if given is None else region.coarse(given > 0),
+                None if prior is None else region.coarse(prior),
+                drawn,
+            )
+            found = region.fine(probability(features.at(region, should_stop=should_stop), prompted, should_stop)) > 0.5
+            if given is not None or not touches(found, region, limits):
+                break
+        result[region.slices] = found
+        if box is not None:
+            inside = np.zeros(volume.shape, bool)
+            inside[tuple(slice(*ends) for ends in zip(*box, strict=True))] = True
+            result[~inside] = False
+        result[tuple(said.positive.T)] = True
+        result[tuple(said.negative.T)] = False
+        return result
 
 
 def _check_prompts(volume: Volume, said: VoxelPrompts, starts: bool, limits: tuple[npt.NDArray[np.int64], ...]) -> None:
@@ -126,85 +215,6 @@ def _check_prompts(volume: Volume, said: VoxelPrompts, starts: bool, limits: tup
             )
 
 
-def _regions(
-    volume: Volume,
-    said: VoxelPrompts,
-    limits: tuple[npt.NDArray[np.int64], ...],
-    start: npt.NDArray[np.generic] | None,
-    most: int,
-) -> Iterator[Region]:
-    """The region around the prompts, then larger ones, up to the limits, each with at most ``most`` voxels."""
-    if said.start is not None and said.stop is not None:
-        first, last = np.array(said.start), np.array(said.stop)
-        around = np.ceil((last - first) * BOX_MARGIN).astype(int) + 4
-        yield Region.of(*_cut(first - around, last + around, limits), volume.spacing, most)
-        return
-    voxels = np.concatenate([said.positive, said.negative])
-    if start is not None and start.any():
-        voxels = np.concatenate([voxels, _corners(start)])
-    finest = min(volume.spacing)
-    ratio = finest / np.array(volume.spacing)
-    before = None
-    for growth in range(1 + GROWTHS):
-        around = np.ceil(MARGIN * 2**growth * ratio).astype(int)
-        low, high = voxels.min(axis=0) - around, voxels.max(axis=0) + 1 + around
-        region = Region.of(*_cut(low, high, limits), volume.spacing, most)
-        if region != before:
-            yield region
-        before = region
-
-
-def _cut(
-    first: npt.NDArray[np.int64], last: npt.NDArray[np.int64], limits: tuple[npt.NDArray[np.int64], ...]
-) -> tuple[list[int], list[int]]:
-    return np.maximum(first, limits[0]).tolist(), np.minimum(last, limits[1]).tolist()
-
-
-def _shown(mask: Mask, region: Region, said: VoxelPrompts) -> Mask:
-    """The parts that hold a positive prompt; all where there is none."""
-    from scipy import ndimage
-
-    if not len(said.positive):
-        return mask
-    parts, _ = ndimage.label(mask)
-    keep = np.unique(parts[tuple(region.working(said.positive).T)])
-    shown: Mask = np.isin(parts, keep[keep > 0])
-    return shown
-
-
-def _around(region: Region, drawn: Field, said: VoxelPrompts, volume: Volume) -> tuple[Region, Field]:
-    """The part of ``region`` around what was drawn and the prompts, as fine as it may be, and ``drawn`` on its grid."""
-    import torch
-
-    from fm3d_core.volumes.grids import trilinear
-
-    finest, spacing = min(volume.spacing), np.array(volume.spacing)
-    places = np.concatenate([said.positive, said.negative]).astype(np.float64)
-    shown = _shown(drawn > FAINT, region, said)
-    if shown.any():
-        low, high = _corners(shown)
-        scale = np.array(region.size) / np.array(region.shape)
-        places = np.concatenate([places, np.array([low, high + 1]) * scale + region.start])
-    if not len(places):  # a box in which nothing was drawn
-        return region, drawn
-    margin = (places.max(axis=0) - places.min(axis=0)) * FINE_MARGIN + FINE_VOXELS * finest / spacing
-    first = np.floor((places.min(axis=0) - margin) / STEP).astype(int) * STEP
-    last = np.ceil((places.max(axis=0) + margin) / STEP).astype(int) * STEP
-    first, last = np.maximum(first, region.start), np.minimum(last, region.stop)
-    fine = Region.of(first.tolist(), last.tolist(), volume.spacing)
-    cut = tuple(slice(*ends) for ends in zip(first - region.start, last - region.start, strict=True))
-    return fine, trilinear(torch.from_numpy(region.fine(drawn)[cut]), fine.shape).numpy()
-
-
-def _corners(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    """Lowest and highest indices (2, 3) of what is not 0."""
-    ends = []
-    for axis in range(3):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        ends.append((found[0], found[-1]))
-    return np.array(ends, np.int64).T
-
-
 def _box_mask(region: Region, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Mask:
     """Where the box lies on the working grid."""
     mask = np.zeros(region.shape, bool)
@@ -213,12 +223,3 @@ def _box_mask(region: Region, start: npt.NDArray[np.int64], stop: npt.NDArray[np
     high = np.ceil((stop - region.start) * scale).astype(int)
     mask[tuple(slice(*ends) for ends in zip(low, high, strict=True))] = True
     return mask
-
-
-def _touches(found: Mask, region: Region, limits: tuple[npt.NDArray[np.int64], ...]) -> bool:
-    """Whether the structure reaches a side of the region beyond which the volume goes on."""
-    for axis in range(3):
-        low, high = (np.take(found, end, axis=axis).any() for end in (0, -1))
-        if (low and region.start[axis] > limits[0][axis]) or (high and region.stop[axis] < limits[1][axis]):
-            return True
-    return False

@@ -83,6 +83,19 @@ def test_a_second_click_makes_it_better_and_undo_gives_back_what_was(
     np.testing.assert_array_equal(fresh, second)
 
 
+def test_a_positive_click_only_adds_a_negative_one_only_removes(volume: Volume, features: FeatureVolume) -> None:
+    prompts = Prompts()
+    found = np.zeros(SHAPE, bool)
+    for voxel, positive in (((17, 20, 12), True), ((31, 24, 12), True), ((24, 32, 12), False), ((31, 17, 12), False)):
+        prompts, before = prompts.with_point(at(volume, *voxel), positive), found
+        found = segment_from_prompts(volume, features, prompts) > 0
+        assert found[voxel] == positive
+        assert not ((before & ~found) if positive else (found & ~before)).any()
+    asked = []
+    segment_from_prompts(volume, features, prompts.without_last(), should_stop=lambda: bool(asked.append(1)))
+    assert not asked  # undo computes nothing
+
+
 def test_clicks_scribbles_and_box_hold_exactly(volume: Volume, features: FeatureVolume) -> None:
     paint = np.zeros(SHAPE, np.uint8)
     paint[10:13, 20, 12], paint[40:44, 40:42, 3] = 2, 1  # against the image on purpose
@@ -176,10 +189,10 @@ def test_air_negative_clicks_alone_and_other_grids_are_refused(volume: Volume, f
 
 def test_it_tells_where_it_stands_and_stops(volume: Volume, features: FeatureVolume) -> None:
     events: list[Progress] = []
-    prompts = Prompts.of([Point(at(volume, 17, 20, 12))])
+    prompts = Prompts.of([Point(at(volume, 18, 21, 12))])
     segment_from_prompts(volume, features, prompts, progress=events.append)
     assert events[0].step == 0 and events[-1].step == events[-1].total
-    asked = 0
+    asked, prompts = 0, Prompts.of([Point(at(volume, 16, 19, 12))])  # others: those before are known
 
     def stop() -> bool:
         nonlocal asked

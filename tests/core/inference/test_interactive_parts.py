@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fm3d_core.inference.interactive.bounding import bounded
 from fm3d_core.inference.interactive.geodesic import FAR, geodesic_distance
 from fm3d_core.inference.interactive.prompt_maps import PromptMaps, stacked
 from fm3d_core.inference.interactive.random_walker import RandomWalker
 from fm3d_core.inference.interactive.region import Region
+from fm3d_core.inference.interactive.results import MOST, Results
 from fm3d_core.models.prompt_decoder import PROMPT_CHANNELS
 
 
@@ -78,3 +80,31 @@ def test_prompt_maps_are_one_at_a_prompt_fall_with_distance_and_are_zero_without
     assert stacked(some, none, None, None).shape == (PROMPT_CHANNELS, *image.shape)
     with_box = stacked(some, none, mask, image)
     assert with_box[10].sum() == 1 and with_box[11].sum() == mask.size - 1 and (with_box[12] == image).all()
+
+
+def test_a_click_changes_where_it_is_no_thicker_than_it_lies_deep() -> None:
+    before = np.zeros((40, 20, 20), bool)
+    before[:10] = True
+    proposed = before.copy()
+    proposed[5:8] = False  # a positive click removes nothing
+    proposed[10:16, 8:12, 8:12] = True  # what was missed, the click in its middle
+    proposed[16:40, 2:18, 2:18] = True  # a leak behind it
+    proposed[10:12, 0:3, 0:3] = True  # something elsewhere
+    found = bounded(before, proposed, (13, 10, 10), True, (1.0, 1.0, 1.0))
+    assert found[:10].all() and found[10:16, 8:12, 8:12].all()
+    assert found[20:].sum() < 0.05 * proposed[20:].sum() and not found[10:12, 0:3, 0:3].any()
+    again = bounded(found, before, (13, 10, 10), False, (1.0, 1.0, 1.0))
+    assert not again[13, 10, 10] and again[:10].all()
+    alone = bounded(before, before, (30, 10, 10), True, (1.0, 1.0, 1.0))  # nothing proposed: the click itself
+    assert np.argwhere(alone != before).tolist() == [[30, 10, 10]]
+
+
+def test_results_are_kept_up_to_a_number_and_found_by_their_prompts() -> None:
+    results = Results((3, 4, 5))
+    masks = [np.random.default_rng(seed).random((3, 4, 5)) > 0.5 for seed in range(MOST + 1)]
+    for number, mask in enumerate(masks):
+        results.keep(str(number), mask)
+    done, found = results.newest(["1", "2", "unknown"])
+    assert done == 2 and found is not None
+    np.testing.assert_array_equal(found, masks[2])
+    assert results.newest(["0"]) == (0, None) and results.bytes == MOST * 8
