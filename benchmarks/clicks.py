@@ -1,6 +1,8 @@
 """Simulated clicks on real volumes: how many until the segmentation is good, and how long a clinician waits for each.
 
-    python benchmarks/clicks.py --data ../shared/data --out clicks.jsonl
+    python benchmarks/clicks.py --data ../shared/data --out clicks.jsonl       # goes on where it was stopped
+    python benchmarks/clicks.py --structures "spleen (MR)" --volumes 1 --out clicks.jsonl
+    python benchmarks/clicks.py --first --volumes 2 --clicks 10 --methods fm3d # to compare variants
 
 The standard protocol (Xu et al. 2016; Sofiiuk et al. 2022, RITM; Isensee et al. 2025, nnInteractive): the first click
 lies in the most interior voxel of the structure's largest part, each further one in the most interior voxel of the
@@ -115,7 +117,10 @@ class Benchmark:
 
         ensure_torchvision_importable()
         torch.set_num_threads(self.threads)
-        rows = _read(self.out)
+        unknown = (set(self.structures) - set(STRUCTURES)) | (set(self.methods) - set(METHODS))
+        if unknown:
+            raise SystemExit(f"Unknown: {', '.join(sorted(unknown))}. See --help.")
+        rows = [row for row in _read(self.out) if len(row["dice"]) == self.clicks]
         done = {(row["structure"], row["case"], row["method"]) for row in rows}
         for name in self.structures:
             for case, volume, truth in self._cases(STRUCTURES[name]):
@@ -128,7 +133,7 @@ class Benchmark:
                     if self.out is not None:
                         with self.out.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(rows[-1]) + "\n")
-        show(rows, self.structures, self.methods)
+        show([row for row in rows if row["structure"] in self.structures], self.structures, self.methods)
 
     def _cases(self, structure: Structure) -> list[tuple[str, Volume, Mask]]:
         found = []
@@ -383,4 +388,4 @@ def main(benchmark: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Benchmark))
+    main(tyro.cli(Benchmark, description=__doc__))

@@ -10,6 +10,7 @@ Parts, each with a server of its own, driven over HTTP as a client does:
            seconds until the mask is there, first clicks (features are computed) apart from the others; Dice after each
   info     seconds of /info/ while the largest test volume is segmented, against a server that does nothing
   memory   of the server's process over 200 requests of all kinds
+
 Set the number of threads by OMP_NUM_THREADS; the server and the training share them.
 """
 

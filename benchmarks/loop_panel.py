@@ -144,4 +144,4 @@ def main(settings: LoopPanel) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(LoopPanel))
+    main(tyro.cli(LoopPanel, description=__doc__))

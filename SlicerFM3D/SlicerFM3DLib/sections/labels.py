@@ -32,6 +32,10 @@ class LabelsSection(Section):
             self.ui.valuesLabel.text = _("Sent as: {values}").format(values=wording.values(names))
         except SceneError as error:
             self.ui.valuesLabel.text = str(error)
+        if self.session.info and self.panel.volume is not None and not self.panel.isKnown:
+            self.hint(self.ui.submitStatusLabel, _("The server needs the volume first: upload it under Case."))
+        elif self.session.info and self.panel.volume is not None and self.panel.segmentation is None:
+            self.hint(self.ui.submitStatusLabel, _("Draw the structures first, by Edit segments or by clicks."))
 
     def onConnected(self) -> None:
         if self.session.info.labels:

@@ -33,8 +33,18 @@ class ModelsSection(Section):
         ui.rollBackButton.clicked.connect(self._rollBack)
         ui.versionsTableWidget.itemSelectionChanged.connect(self._onSelection)
         ui.compareComboBox.currentIndexChanged.connect(lambda *_index: self.refresh())
-        headers = (_("Version"), _("Learned"), _("Expected Dice"), _("Cases"))
+        headers = (_("Version"), _("Stage"), _("Expected Dice"), _("Cases"))
         _prepare(ui.versionsTableWidget, headers)
+        notes = (
+            _("Numbered in the order of training; the active one segments"),
+            _("How far the training had got; each stage learns more of the network than the one before"),
+            _(
+                "How well a further volume will probably be segmented; in brackets where that lies 4 times of 5"
+            ),
+            _("Number of labelled volumes it was learned from"),
+        )
+        for column, note in enumerate(notes):
+            ui.versionsTableWidget.horizontalHeaderItem(column).setToolTip(note)
         _prepare(ui.comparisonTableWidget, (_("Case"), _("First"), _("Second")))
 
     def show(self) -> None:
@@ -46,6 +56,8 @@ class ModelsSection(Section):
         ui.rollBackButton.enabled = self.session.mayStart(Operation.VERSIONS) and len(versions) > 1
         if info and not versions:
             self.hint(ui.modelsStatusLabel, _("Nothing learned yet. Each training adds a version here."))
+        if len(versions) == 1:
+            self.hint(ui.compareStatusLabel, _("There is one version so far; a second one can be compared with it."))
         if side_by_side.isShown() and not self.session.isRunning(Operation.SIDE_BY_SIDE):
             ui.sideBySideButton.text = _("End side by side")
         self._showComparison()
