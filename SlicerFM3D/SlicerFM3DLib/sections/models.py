@@ -38,9 +38,7 @@ class ModelsSection(Section):
         notes = (
             _("Numbered in the order of training; the active one segments"),
             _("How far the training had got; each stage learns more of the network than the one before"),
-            _(
-                "How well a further volume will probably be segmented; in brackets where that lies 4 times of 5"
-            ),
+            _("How well a further volume will probably be segmented; in brackets where that lies 4 times of 5"),
             _("Number of labelled volumes it was learned from"),
         )
         for column, note in enumerate(notes):
