@@ -23,6 +23,7 @@ class ExpectedDice:
         how: how it was measured, in words.
         confidence: structure -> mean confidence of the held-out segmentations
             (:attr:`fm3d_core.inference.Prediction.confidence`), what one would expect without their truth.
+        measured: ``mean`` before it was corrected; None: it was not.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class ExpectedDice:
     structures: dict[str, float]
     how: str
     confidence: dict[str, float] = field(default_factory=dict)
+    measured: float | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExpectedDice:
@@ -49,15 +51,17 @@ class ExpectedDice:
             {str(name): float(value) for name, value in made.structures.items()},
             str(made.how),
             {str(name): float(value) for name, value in made.confidence.items()},
+            None if made.measured is None else float(made.measured),
         )
 
-    def corrected(self, factor: float, spread: float | None = None) -> ExpectedDice:
+    def corrected(self, factor: float, spread: float | None = None, least: float = 0.0) -> ExpectedDice:
         """With another error: 1 - Dice becomes ``factor`` times as large.
 
         Args:
             factor: by which this way of measuring is wrong, as known from other sets.
             spread: standard deviation of the Dice of further volumes around the corrected figure, as known from other
                 sets; for a figure that has no interval of its own.
+            least: of that deviation: two or three held-out volumes may come out alike by chance.
         """
 
         def changed(dice: float) -> float:
@@ -65,7 +69,9 @@ class ExpectedDice:
 
         mean, low, high = changed(self.mean), self.low, self.high
         how = self.how
+        measured = self.measured
         if factor != 1:
+            measured = self.mean if measured is None else measured
             done = "lowered" if mean < self.mean else "raised"
             how += f"; {done} by {abs(mean - self.mean):.2f}, as known from other sets"
         if low is None and spread is not None:
@@ -73,10 +79,14 @@ class ExpectedDice:
             low, high = round(max(mean - half, 0.0), 4), round(min(mean + half, 1.0), 4)
             how += "; the interval is that of other sets"
         elif low is not None and high is not None:
-            low, high = changed(low), changed(high)
+            half = NormalDist().inv_cdf((1 + COVERAGE) / 2) * least
+            low = round(max(min(changed(low), mean - half), 0.0), 4)
+            high = round(min(max(changed(high), mean + half), 1.0), 4)
         cases = {name: changed(dice) for name, dice in self.cases.items()}
         structures = {name: changed(dice) for name, dice in self.structures.items()}
-        return replace(self, mean=mean, low=low, high=high, cases=cases, structures=structures, how=how)
+        return replace(
+            self, mean=mean, low=low, high=high, cases=cases, structures=structures, how=how, measured=measured
+        )
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

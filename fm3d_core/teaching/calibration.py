@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -30,18 +31,21 @@ def enough_to_measure(share: float, training: Mapping[str, float], seconds: floa
     return min(max(share, STEPS * training["seconds"] / training["steps"] / seconds), 1.0)
 
 
-def calibrated(measured: ExpectedDice | None, stage: str, volumes: int) -> ExpectedDice | None:
+def calibrated(measured: ExpectedDice | None, stage: str, volumes: int, part: float = 1.0) -> ExpectedDice | None:
     """The figure with the bias removed that its way of measuring has on other sets (``calibration.yaml``).
 
     Args:
         measured: on held-out volumes, or slabs of the only one.
         stage: "linear_probe" or another.
         volumes: number of different images that were learned from.
+        part: of the stage's own steps that each training took that measured it, 0 to 1.
     """
     if measured is None:
         return None
     known = _data()["linear_probe" if stage == "linear_probe" else "trained"]["slabs" if volumes == 1 else "volumes"]
-    return measured.corrected(known["factor"], known.get("spread"))
+    halvings = max(-math.log2(part), 0.0) if part > 0 else 0.0
+    factor = known["factor"] * known.get("per_halving", 1.0) ** halvings
+    return measured.corrected(factor, known.get("spread"), known.get("least_spread", 0.0))
 
 
 @cache

@@ -168,17 +168,20 @@ class _Lesson:
         """Measure a version that has landed, and judge again: the better of it and the earlier one becomes active."""
         from fm3d_core.evaluation.cross_validation import SHARE, cross_validate_set, groups_of
 
+        training = kept.stored.card.training
+        used = enough_to_measure(share, training, settings.seconds) if share else SHARE
         expected = cross_validate_set(
             data,
             settings,
-            share=enough_to_measure(share, kept.stored.card.training, settings.seconds) if share else SHARE,
+            share=used,
             most=MOST_HELD_OUT if share else None,
             cache=self.cache,
             progress=self.progress,
             should_stop=self.should_stop,
         )
         if share:
-            expected = calibrated(expected, kept.stage, len(groups_of(data)))
+            part = min(used * settings.seconds / (training.get("seconds") or settings.seconds), 1.0)
+            expected = calibrated(expected, kept.stage, len(groups_of(data)), part)
         if expected is None:
             return
         stored = self.store.record_estimate(kept.version, expected)
