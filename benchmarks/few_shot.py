@@ -30,7 +30,7 @@ import tyro
 from few_shot_fm3d import preset_seconds
 from few_shot_row import METHODS, Row
 from few_shot_sets import SETS
-from few_shot_table import table_of
+from few_shot_table import paired_table_of, table_of
 from rich.console import Console
 
 
@@ -46,7 +46,7 @@ class Benchmark:
         methods: which are compared.
         budgets: core-seconds of training.
         out: JSON lines, one a row.
-        table: print the table of what is in --out and run nothing.
+        table: print the tables of what is in --out and run nothing: all rows, and fm3d in pairs with each peer.
         nnunet: the environment in which nnU-Net is installed.
     """
 
@@ -88,6 +88,9 @@ class Benchmark:
             finished.append(result)
             console.print(f"Dice {result['dice']:.3f}, {time.monotonic() - start:.0f} s in all")
         console.print(table_of(finished), markup=False)
+        for peer in dict.fromkeys(row["method"] for row in finished if self.table):
+            if not peer.startswith("fm3d"):
+                console.print(paired_table_of(finished, peer=peer), markup=False)
 
 
 def run_row(row: Row) -> dict[str, Any] | str:

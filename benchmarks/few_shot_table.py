@@ -58,3 +58,34 @@ def _figures(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
+
+
+def paired_table_of(rows: Sequence[dict[str, Any]], ours: str = "fm3d", peer: str = "unet") -> str:
+    """The README's: one line per set, k and budget that both have, over the seeds that both have.
+
+    The difference is of each test volume's mean over these seeds, with its standard error over the volumes.
+    """
+    found: dict[tuple[str, int, float, str], dict[int, Any]] = {}
+    for row in rows:
+        key = (row["set"], row["shots"], float(row["budget"]), row["method"])
+        found.setdefault(key, {})[row["seed"]] = np.array(row["per_volume"])
+    lines = [f"| set (test volumes) | labelled volumes | seeds | core-seconds | {ours} | {peer} | difference |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    order = {name: index for index, name in enumerate(dict.fromkeys(key[0] for key in found))}
+    for name, shots, budget in sorted({key[:3] for key in found}, key=lambda key: (order[key[0]], *key[1:])):
+        a, b = (found.get((name, shots, budget, method), {}) for method in (ours, peer))
+        if not (seeds := sorted(set(a) & set(b))):
+            continue
+        first, second = (np.mean([which[seed] for seed in seeds], axis=0) for which in (a, b))
+        difference = first - second
+        error = difference.std(ddof=1) / len(difference) ** 0.5
+        cells = (
+            f"{name} ({len(first)})",
+            shots,
+            len(seeds),
+            f"{budget:g}",
+            f"{first.mean():.3f}",
+            f"{second.mean():.3f}",
+        )
+        lines.append("| " + " | ".join(map(str, (*cells, f"{difference.mean():+.3f} ± {error:.3f}"))) + " |")
+    return "\n".join(lines)
