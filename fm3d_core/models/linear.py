@@ -63,16 +63,22 @@ def onednn_is_quicker_backward() -> bool:
     """Whether oneDNN takes the two products of the gradients well before MKL does; timed once, in some 50 ms.
 
     There the matrices are transposed, and processors differ: of two AMD EPYCs it was twice as fast on one and a
-    quarter slower on the other. Well before, so that the choice, and with it the rounding, is the same the next time.
+    quarter slower on the other. The choice, and with it the rounding, has to be the same in each process, or a run that
+    goes on would leave its curve: so it is timed in seconds of this one thread, which other work on the processor does
+    not count into, and has to be well before.
     """
     rows, weight, input = torch.randn(384, 1536), torch.randn(1536, 384), torch.randn(384, 384)
-    seconds = dict.fromkeys(_GRADIENTS, math.inf)
-    for _ in range(4):
-        for choice, (to_rows, to_matrix) in _GRADIENTS.items():
-            start = time.perf_counter()
-            to_rows(rows, weight)
-            to_matrix(rows, input)
-            seconds[choice] = min(seconds[choice], time.perf_counter() - start)
+    seconds, threads = dict.fromkeys(_GRADIENTS, math.inf), torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another, and waiting counts
+    try:
+        for _ in range(8):
+            for choice, (to_rows, to_matrix) in _GRADIENTS.items():
+                start = time.thread_time()
+                to_rows(rows, weight)
+                to_matrix(rows, input)
+                seconds[choice] = min(seconds[choice], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return seconds[False] > 1.3 * seconds[True]
 
 

@@ -37,7 +37,7 @@ def test_versions_are_listed_the_newest_first_with_what_they_are(server):
     assert newest["bytes"] > 1000 and newest["backbone"] == "residual_unet_small" and newest["cases"] == []
     assert set(newest) == {
         *("version", "active", "created", "stage", "method", "preset", "labels", "cases", "expected_dice"),
-        *("seconds", "notes", "bytes", "backbone"),
+        *("seconds", "notes", "bytes", "backbone", "kind", "recipe"),
     }
 
 

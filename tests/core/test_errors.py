@@ -1,4 +1,4 @@
-from fm3d_core.errors import FM3DError, Stopped, StorageError, VolumeError
+from fm3d_core.errors import FM3DError, MemoryShortageError, Stopped, StorageError, VolumeError
 
 
 def test_an_error_is_one_line_with_file_problem_and_remedy() -> None:
@@ -11,7 +11,7 @@ def test_every_error_has_an_exit_code_and_an_http_status_of_a_users_mistake() ->
         # a pretraining run that was asked to stop is no mistake: 75 says "try again later"
         assert kind.exit_code == (75 if kind.__name__ == "RunStopped" else 2)
         if kind.__module__.startswith("fm3d_core"):  # others may say that a third machine failed (502)
-            assert 400 <= kind.http_status < 500 or kind is StorageError
+            assert 400 <= kind.http_status < 500 or kind in (StorageError, MemoryShortageError)
 
 
 def test_a_cancelled_call_says_that_nothing_changed() -> None:

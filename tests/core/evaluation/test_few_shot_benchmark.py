@@ -16,7 +16,7 @@ import few_shot
 import few_shot_row
 import few_shot_sets
 from few_shot_row import Row
-from few_shot_table import table_of
+from few_shot_table import paired_table_of, table_of
 
 ANCHOR = ["hippocampus_001", "hippocampus_003", "hippocampus_007", "hippocampus_011", "hippocampus_015"]
 
@@ -76,7 +76,7 @@ def test_a_perfect_answer_scores_one_and_a_missing_structure_is_counted(made_set
 def _figures(row: Row, dice: float = 0.5) -> dict[str, Any]:
     plain = {"set": row.set, "shots": row.shots, "seed": row.seed, "method": row.method, "budget": row.budget}
     numbers = dict.fromkeys(("sd", "min", "hd95", "train_core_s", "prepare_core_s", "infer_core_s"), 1.0)
-    return {**plain, **numbers, "dice": dice, "missed": 0}
+    return {**plain, **numbers, "dice": dice, "missed": 0, "per_volume": [dice - 0.01, dice + 0.01]}
 
 
 def test_finished_rows_are_passed_over_and_a_line_cut_off_is_run_again(
@@ -104,6 +104,13 @@ def test_presets_have_their_own_budget() -> None:
         ("unet", 20),
         ("unet", 60),
     ]
+
+
+def test_the_pairs_have_the_seeds_of_both_and_the_difference_of_each_volume() -> None:
+    rows = [_figures(Row("hippocampus", 1, seed, "unet", 60.0), 0.7 + seed / 10) for seed in (0, 1)]
+    rows += [_figures(Row("hippocampus", 1, 0, "fm3d", 60.0), 0.9), _figures(Row("la_mr", 1, 0, "fm3d", 60.0), 0.9)]
+    lines = paired_table_of(rows).splitlines()
+    assert lines[2:] == ["| hippocampus (2) | 1 | 1 | 60 | 0.900 | 0.700 | +0.200 ± 0.000 |"]
 
 
 def test_the_table_has_the_mean_of_the_seeds_best_method_first() -> None:
