@@ -23,7 +23,8 @@ from .translation import tr as _
 from .transport import Timeouts, Transport
 from .versions import Version, parseVersion
 
-MODEL = "segmentation"  # FM3D's one infer task and one train task
+MODEL = "segmentation"  # the infer task of a trained version, and the one train task
+WHOLE_VOLUME = "whole_volume"  # the infer task of a version that was trained about whole volumes
 FINAL = "final"  # MONAI Label's tag of labels a person has approved; training uses these
 POLL_SECONDS = 0.5  # between two looks at a job on the server
 IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -194,6 +195,14 @@ class ServerClient:
                 raise
             return ()
         return tuple(parseRecipe(entry) for entry in listing.get("recipes") or ())
+
+    def answer(self, imageId: str, version: str) -> dict[str, Any]:
+        """What a version says about a volume as a whole: ``answer``, its ``kind``, ``version``, ``warnings``."""
+        query, body = {"image": imageId, "output": "json"}, Form({"params": json.dumps({"version": version})})
+        answer = self._json("POST", f"/infer/{WHOLE_VOLUME}", query, body=body, silence=self.timeout.compute)
+        if not isinstance(answer, dict):
+            raise AnswerInvalid(_("The server's answer contains nothing about the volume."))
+        return answer
 
     def activate(self, version: int) -> None:
         """Let this version segment from now on."""

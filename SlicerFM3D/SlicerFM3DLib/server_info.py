@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .client import FINAL, MODEL, ServerClient
+from .client import FINAL, MODEL, WHOLE_VOLUME, ServerClient
 from .recipes import Recipe
 from .versions import Version
 
@@ -27,6 +27,7 @@ class ServerInfo:
         name, version: the app's.
         labels: the structures' names in the order of their values.
         versions: what may be asked to segment: ``active``, ``untrained``, ``1``, ...
+        answering: versions about whole volumes, which answer a question and segment nothing: ``4``, ...
         choices: settings of a training to choose from, the default first (``{"method": ("lora", "full")}``).
         seconds: the training time the server suggests, None if it has no say.
         strategies: ways to choose the next volume.
@@ -47,6 +48,7 @@ class ServerInfo:
     total: int
     labelled: int
     models: tuple[str, ...] = ()
+    answering: tuple[str, ...] = ()
     labelledCases: tuple[str, ...] = ()
     adapters: tuple[Version, ...] = ()
     recipes: tuple[Recipe, ...] = ()
@@ -63,6 +65,7 @@ class ServerInfo:
     @classmethod
     def parse(cls, info: Mapping[str, Any]) -> ServerInfo:
         model = info["models"].get(MODEL) or {}
+        about = (info["models"].get(WHOLE_VOLUME) or {}).get("config") or {}
         training = ((info.get("trainers") or {}).get(MODEL) or {}).get("config") or {}
         lists = {key: value for key, value in training.items() if isinstance(value, (list, tuple)) and value}
         seconds = training.get("seconds")
@@ -78,12 +81,30 @@ class ServerInfo:
             total=int(datastore.get("total") or 0),
             labelled=int(datastore.get("completed") or 0),
             models=tuple(info["models"]),
+            answering=tuple(str(version) for version in about.get("version") or () if str(version).isdigit()),
         )
 
     @property
     def hasLearned(self) -> bool:
         """Whether there is an adapter to segment with."""
         return bool(self.adapters) or any(version.isdigit() for version in self.versions)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What may be asked about a volume, to segment it or to answer: numbers come last, in their order."""
+        numbers = [version for version in self.versions if version.isdigit()] + list(self.answering)
+        others = (version for version in self.versions if not version.isdigit())
+        return (*others, *sorted(numbers, key=int))
+
+    def answers(self, version: str) -> bool:
+        """Whether this version answers a question about the whole volume."""
+        if version == "active" and self.active is not None:
+            version = str(self.active.number)
+        return version in self.answering
+
+    def labelsOf(self, version: str) -> tuple[str, ...]:
+        """What a version knows by name; empty if the server has not said."""
+        return next((known.labels for known in self.adapters if str(known.number) == version), ())
 
     @property
     def active(self) -> Version | None:

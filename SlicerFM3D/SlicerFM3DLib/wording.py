@@ -210,6 +210,18 @@ def version(key: str) -> str:
     return known.get(key) or _("Version {number}").format(number=key)
 
 
+def answering(key: str) -> str:
+    """How a version about whole volumes is offered."""
+    return _("{version}, about whole volumes").format(version=version(key))
+
+
+def ask(answers: bool) -> tuple[str, str]:
+    """What is on the button that asks a version about the volume, and what it says about itself."""
+    if answers:
+        return _("Answer"), _("Let the version answer its question about the whole volume")
+    return _("Segment"), _("Let the model segment the whole volume")
+
+
 def method(key: str) -> str:
     """How a training method is offered."""
     known = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from . import overlays, scene, side_by_side, wording
+from . import answers, overlays, scene, side_by_side, wording
 from .background import Job
 from .client import MODEL, ServerClient
 from .files import temporaryFolder
@@ -76,6 +76,18 @@ class Workflow:
 
         with temporaryFolder() as folder:
             self.session.segment(scene.imageId(volume, self.session.address), version, folder, load)
+
+    def answer(self, volume: Any, version: str) -> None:
+        """Put the question of a version about whole volumes; the answer is the message of :attr:`Operation.SEGMENT`."""
+        operation, session, name = Operation.SEGMENT, self.session, volume.GetName()
+        imageId = scene.imageId(volume, session.address)
+
+        def done(answer: dict[str, Any]) -> None:
+            _client, info = session.server()
+            used = str(answer.get("version") or version)
+            session.say(operation, answers.inWords(name, answer, info.labelsOf(used)))
+
+        session.ask(operation, _("Answering..."), lambda client, report: client.answer(imageId, version), done)
 
     def insight(self, volume: Any, kind: str, version: str, opacity: float) -> None:
         """Compute what the network sees in a volume, and lay it over the volume."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -87,3 +88,24 @@ def test_a_recipe_is_refused_in_words_then_trained_with_other_weights_and_its_ve
     assert version.recipe == "MRI_endo_classify" and version.labels == ("negative", "positive")
     assert ui.versionsTableWidget.rowCount == 1
     assert "Recipe: MRI_endo_classify" in ui.versionsTableWidget.item(0, 0).toolTip()
+
+
+def test_the_version_answers_about_the_next_volume_by_a_click(widget):
+    """Follows the training above: nothing is segmented, the real server's answer is said in words."""
+    ui, info = widget.ui, widget.logic.session.info
+    if not info.answering:
+        pytest.skip("the training above has left no version")
+    press(widget, ui.nextButton)
+    choose(ui.versionComboBox, info.answering[-1])
+    assert ui.segmentButton.text == "Answer" and not ui.uncertaintyCheckBox.enabled
+    press(widget, ui.segmentButton)
+    name, text = ui.inputVolumeSelector.currentNode().GetName(), ui.segmentStatusLabel.text
+    said = re.fullmatch(rf"Version 1, research use, on '{name}': (\w+) (0\.\d\d|1\.00) \((\w+) (\d\.\d\d)\)\..*", text)
+    assert said, text
+    assert {said[1], said[3]} == {"negative", "positive"} and float(said[2]) >= float(said[4])
+    assert abs(float(said[2]) + float(said[4]) - 1) < 0.011 and ui.segmentationSelector.currentNode() is None
+
+    choose(ui.versionComboBox, "active")
+    assert ui.segmentButton.text == "Segment"
+    press(widget, ui.segmentButton)
+    assert "color" in ui.segmentStatusLabel.styleSheet, ui.segmentStatusLabel.text

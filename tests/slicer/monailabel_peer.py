@@ -55,6 +55,7 @@ class MonaiLabelPeer:
         self.segment: Callable[[str, dict[str, Any]], tuple[str, bytes]] | None = None
         # Models beside "segmentation": what they make of an image's id, the parameters and a label that came along.
         self.answers: dict[str, Callable[[str, dict[str, Any], bytes], tuple[str, bytes]]] = {}
+        self.answering: dict[str, dict[str, Any]] = {}  # versions about whole volumes: what each says
         self.answerParams: dict[str, Any] = {}  # added to the parameters of each answer
         self.token = ""  # asked for with each request, if there is one
         self.requests: list[Request] = []
@@ -93,7 +94,8 @@ class MonaiLabelPeer:
                 "version": "0.1.0",
                 "labels": list(self.labelNames),
                 "models": {"segmentation": {"labels": list(self.labelNames), "config": {"version": self._versions()}}}
-                | {name: {} for name in self.answers},
+                | {name: {} for name in self.answers}
+                | ({"whole_volume": {"config": {"version": ["active", *self.answering]}}} if self.answering else {}),
                 "trainers": {"segmentation": {"config": self.trainingConfig}},
                 "strategies": {"first": {}, "random": {}},
                 "train_stats": {"segmentation": self._stats()},
@@ -172,6 +174,9 @@ class MonaiLabelPeer:
         body += b'"\r\nContent-Type: application/octet-stream\r\n\r\n' + content + b"\r\n--" + boundary + b"--\r\n"
         return Reply(body, 200, "multipart/form-data; boundary=peer-boundary")
 
+    def _about(self, request: Request) -> Reply:
+        return jsonReply(self.answering[json.loads(request.fields["params"])["version"]])
+
     def _train(self, request: Request) -> Reply:
         if self.trainings and self._state(self.trainings[-1]) in ("SUBMITTED", "RUNNING"):
             return jsonReply({"detail": "++++++++++ Train Task is Already Running"}, status=429)
@@ -230,6 +235,7 @@ class MonaiLabelPeer:
             "PUT /datastore/label": self._put_label,
             "POST /activelearning/random": self._next,
             "POST /infer/segmentation": self._infer,
+            "POST /infer/whole_volume": self._about,
             "POST /train/segmentation": self._train,
             "GET /train/": self._train_status,
             "DELETE /train/": self._stop,
