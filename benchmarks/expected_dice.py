@@ -163,12 +163,13 @@ def calibration_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
-    """One line a version."""
+    """One line a version; * became the active one."""
     columns = ("preset", "k", "set", "stage", "expected", "80 % interval", "true mean", "difference", "inside")
     table = Table(*columns, "on training volumes", title="Mean Dice")
     for row in sorted(rows, key=lambda row: (row["preset"], row["shots"], row["seed"])):
         for version in row["versions"]:
-            first = (row["preset"], str(row["shots"]), row["set"], version["stage"])
+            stage = version["stage"] + ("*" if version["active"] else "")
+            first = (row["preset"], str(row["shots"]), row["set"], stage)
             table.add_row(*first, *_figures(version, row["shots"]), f"{np.mean(version['training']):.3f}")
     return table
 

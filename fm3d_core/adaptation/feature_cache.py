@@ -193,8 +193,8 @@ def cache_features(
     import torch
 
     from fm3d_core.adaptation.batches import plan_crop, windows_of
+    from fm3d_core.adaptation.building import spec_of
     from fm3d_core.adaptation.cases import TrainingCase, plan_for_volumes
-    from fm3d_core.adaptation.finetune import spec_of
     from fm3d_core.devices import choose_device
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.models.zoo import backbone_sha256, create_backbone

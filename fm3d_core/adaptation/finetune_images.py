@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fm3d_core.adaptation.finetune import Select, build, finished, spec_of
+from fm3d_core.adaptation.building import build, spec_of
+from fm3d_core.adaptation.finetune import Select, finished, new_card
 from fm3d_core.adaptation.image_cases import ImageCase, ImageSet, read_image_set
 from fm3d_core.adaptation.memory import told_in_words
 from fm3d_core.adaptation.methods import NoTraining
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from fm3d_core.adaptation.adapter import Adapter
     from fm3d_core.adaptation.batches import BatchSource
-    from fm3d_core.adaptation.finetune import Built
+    from fm3d_core.adaptation.building import Built
     from fm3d_core.adaptation.methods import Method
     from fm3d_core.models.backbone import Size
     from fm3d_core.tasks import WholeVolumeTask
@@ -78,8 +79,6 @@ def train_images(
         FM3DError: a mistake in settings or weights.
         Stopped: ``should_stop`` said so before anything was learned that can be kept.
     """
-    from fm3d_core.adaptation.finetune import new_card
-
     check_settings(settings)
     method, task = settings.chosen_method(), data.task
     device = choose_device(settings.device)

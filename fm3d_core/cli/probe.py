@@ -139,7 +139,7 @@ class Probe:
         import torch
 
         from fm3d_core.adaptation import FinetuneSettings
-        from fm3d_core.adaptation.finetune import spec_of
+        from fm3d_core.adaptation.building import spec_of
         from fm3d_core.devices import choose_device
         from fm3d_core.evaluation.probing.features import FrozenBackbone
         from fm3d_core.models.network import DenseNetwork

@@ -132,8 +132,8 @@ class Visualize:
 
     def _plain(self, volume: Volume) -> Adapter:
         from fm3d_core.adaptation import Adapter, FinetuneSettings, untrained_adapter
+        from fm3d_core.adaptation.building import spec_of
         from fm3d_core.adaptation.cases import plan_for_volumes
-        from fm3d_core.adaptation.finetune import spec_of
         from fm3d_core.models.zoo import create_backbone
         from fm3d_core.tasks import SegmentationTask
 

@@ -42,7 +42,7 @@ def cross_validate(
         FM3DError: no case can be used, or a structure is in none of them.
         Stopped: ``should_stop`` said so.
     """
-    from fm3d_core.adaptation.finetune import spec_of
+    from fm3d_core.adaptation.building import spec_of
     from fm3d_core.adaptation.training_set import read_training_set
 
     fed = spec_of(settings, task.channels)[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from fm3d_core.adaptation import Adapter, ImageCase, LabeledCase
-from fm3d_core.adaptation.finetune import spec_of
+from fm3d_core.adaptation.building import spec_of
 from fm3d_core.adaptation.selection import Selection
 from fm3d_core.devices import choose_device
 from fm3d_core.errors import CaseError
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.finetune import Select
     from fm3d_core.adaptation.settings import FinetuneSettings
     from fm3d_core.adaptation.training_set import TrainingSet
+    from fm3d_core.models.backbone import Size
     from fm3d_core.models.network import DenseNetwork
     from fm3d_core.recipes.own import ListTraining
+    from fm3d_core.recipes.recipe import Validation
     from fm3d_core.volumes import DataList
 
 
@@ -121,12 +123,14 @@ def _trained(
         check_settings(settings)
         described = cast("Sequence[ImageCase]", cases)
         images = read_image_set(described, task, fed, progress=progress, should_stop=should_stop)
-        if validation:
+        if validation and recipe.validation is not None:
             to_hold = cast("Sequence[ImageCase]", validation)
             held = prepare_images(to_hold, images.task, progress=progress, should_stop=should_stop)
             frozen = settings.chosen_method().frozen_backbone
             assert images.task.crop is not None  # reading has planned it
-            select = _select(recipe, image_measure(images.task, held, images.task.crop, device, frozen=frozen))
+            select = _select(
+                recipe.validation, image_measure(images.task, held, images.task.crop, device, frozen=frozen)
+            )
         return train_images(
             images,
             settings,
@@ -138,8 +142,9 @@ def _trained(
         )
     labelled = cast("Sequence[LabeledCase]", cases)
     data = read_training_set(labelled, recipe.dense_task(), fed, progress=progress, should_stop=should_stop)
-    if validation:
-        select = _voxel_select(recipe, data, cast("Sequence[LabeledCase]", validation), device, progress, should_stop)
+    if validation and recipe.validation is not None:
+        to_look = cast("Sequence[LabeledCase]", validation)
+        select = _voxel_select(recipe.validation, plan.crop, data, to_look, device, progress, should_stop)
     return train(
         data,
         settings,
@@ -152,13 +157,14 @@ def _trained(
 
 
 def _voxel_select(
-    recipe: ListTraining,
+    how: Validation,
+    crop: Size | None,
     data: TrainingSet,
     validation: Sequence[LabeledCase],
     device: torch.device,
     progress: ProgressCallback,
     should_stop: ShouldStop,
-) -> Select | None:
+) -> Select:
     """By the sliding window on validation cases, with the window of training."""
     from fm3d_core.adaptation.batches import plan_crop
     from fm3d_core.adaptation.cases import load_cases, prepare_cases
@@ -167,24 +173,17 @@ def _voxel_select(
     loaded, _ = load_cases(validation, dense, progress=progress, should_stop=should_stop, complete=False)
     assert dense.preprocessing is not None
     prepared = prepare_cases(loaded, dense.preprocessing, progress=progress, should_stop=should_stop)
-    chosen, overlap = recipe.plan().crop, recipe.validation.overlap if recipe.validation else 0.0
 
     def select(network: DenseNetwork) -> Selection:
-        crop = chosen or plan_crop(data.prepared, network.size_multiple)
-        made = _select(recipe, voxel_measure(dense, prepared, crop, overlap, device))
-        assert made is not None
-        return made(network)
+        window = crop or plan_crop(data.prepared, network.size_multiple)
+        return _select(how, voxel_measure(dense, prepared, window, how.overlap, device))(network)
 
-    return select if recipe.validation is not None else None
+    return select
 
 
-def _select(recipe: ListTraining, measure: Measure) -> Select | None:
-    if recipe.validation is None:
-        return None
-    validation = recipe.validation
-
+def _select(how: Validation, measure: Measure) -> Select:
     def select(network: DenseNetwork) -> Selection:
-        return Selection(network, measure, validation.selected_by, validation.every)
+        return Selection(network, measure, how.selected_by, how.every)
 
     return select
 

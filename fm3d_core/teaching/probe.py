@@ -56,7 +56,7 @@ class ProbeStage:
         should_stop: ShouldStop = never_stop,
     ) -> None:
         from fm3d_core.adaptation.batches import boxes_of, plan_crop
-        from fm3d_core.adaptation.finetune import build
+        from fm3d_core.adaptation.building import build
         from fm3d_core.adaptation.methods import check_method
         from fm3d_core.devices import choose_device
 

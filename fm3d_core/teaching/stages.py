@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fm3d_core.adaptation.building import spec_of
 from fm3d_core.adaptation.expected_dice import expected_dice
 from fm3d_core.adaptation.feature_cache import FeatureCache
-from fm3d_core.adaptation.finetune import CUT_SHORT, spec_of, train
+from fm3d_core.adaptation.finetune import CUT_SHORT, train
 from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.settings import FinetuneSettings
 from fm3d_core.adaptation.training_set import TrainingSet, read_training_set

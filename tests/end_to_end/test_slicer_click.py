@@ -12,10 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("PySide6", reason="the panel needs Qt: pip install -e .[dev]")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import slicer_env
+from clicked_panel import choose, click, connected, press, slicer_env, wait
 
 pytestmark = pytest.mark.slow
 STRUCTURES = {"anterior": 1, "posterior": 2}
@@ -36,22 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def widget(server):
     """The panel, connected."""
-    try:
-        slicer_env.install()
-    except ImportError as error:
-        pytest.skip(f"the panel needs slicer-core: pip install -e .[dev] ({error})")
-    slicer_env.clear_scene()
-    widget = slicer_env.make_widget()
-    widget.parent.show()
-    widget.enter()
-    for name in ("models", "insight"):
-        getattr(widget.ui, f"{name}CollapsibleButton").collapsed = False
-    widget.ui.addressLineEdit.text = server.address
-    press(widget, widget.ui.connectButton)
-    yield widget
-    widget.cleanup()
-    widget.parent.deleteLater()
-    slicer_env.clear_scene()
+    with connected(server.address) as widget:
+        yield widget
 
 
 @pytest.fixture(scope="module")
@@ -217,36 +200,6 @@ def test_a_server_is_started_and_stopped_by_clicks(widget, tmp_path):
 
 
 # -- hands and eyes
-
-
-def press(widget, button, seconds: float = 60, errors: bool = False) -> None:
-    """Click and wait until what was started has ended, and well unless ``errors`` may be."""
-    before = dict(widget.logic.session.messages)
-    click(button)
-    wait(widget, seconds)
-    after = widget.logic.session.messages.items()
-    found = [message.text for key, message in after if message.isError and message is not before.get(key)]
-    assert errors or not found, found
-
-
-def wait(widget, seconds: float) -> None:
-    assert slicer_env.process_events_until(lambda: widget.logic.session.waitedFor is None, seconds)
-
-
-def click(button) -> None:
-    """A real mouse click, which a hidden or disabled button does not take."""
-    import qt
-    from PySide6.QtTest import QTest
-
-    assert button.enabled and button.isVisible(), button.text
-    QTest.mouseClick(button, qt.Qt.LeftButton)
-
-
-def choose(box, key: str) -> None:
-    """Pick an entry of a combo box by what it stands for."""
-    keys = [box.itemData(index) for index in range(box.count)]
-    assert key in keys, keys
-    box.setCurrentIndex(keys.index(key))
 
 
 def photograph(widget, name: str, section: str = "") -> None:

@@ -77,7 +77,7 @@ def _entry(name: str, recipe: Recipe, missing: str | None) -> dict[str, Any]:
 
 def why_not_here(recipe: Recipe) -> str | None:
     """What to do to have the recipe's own weights; None: they are here."""
-    from fm3d_core.adaptation.finetune import spec_of
+    from fm3d_core.adaptation.building import spec_of
 
     try:
         spec_of(recipe.settings(1), recipe.built_task().channels)

@@ -30,7 +30,7 @@ def given_settings(request: TrainRequest, recipe: Recipe, cases: int) -> dict[st
         SettingsError: parameters that say what a recipe says, two lengths, or weights nobody knows.
         FM3DError: the weights are not here.
     """
-    from fm3d_core.adaptation.finetune import spec_of
+    from fm3d_core.adaptation.building import spec_of
 
     given = _network(request, recipe)
     given |= request.model_dump(include={"seed", "method"}, exclude_none=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fm3d_core.inference.interactive.framing import corners_of
 from fm3d_core.inference.interactive.geodesic import Mask
 from fm3d_core.inference.interactive.prompts import Index
 
@@ -35,8 +36,9 @@ def bounded(
     result = before.copy()
     if not changed[click]:
         return result
-    box = _box_of(changed)
-    place = tuple(index - part.start for index, part in zip(click, box, strict=True))
+    first, last = corners_of(changed)
+    box = tuple(slice(start, stop + 1) for start, stop in zip(first, last, strict=True))
+    place = tuple(int(index - start) for index, start in zip(click, first, strict=True))
     finest, depth = min(spacing), _depth(before, click, spacing)
     part = changed[box]
     near = _distance_to(place, part.shape, spacing) <= max(depth, NEAREST * finest)
@@ -92,11 +94,3 @@ def _connected(mask: Mask, place: tuple[int, ...]) -> Mask:
     parts, _ = ndimage.label(mask)
     connected: Mask = parts == parts[place]
     return connected
-
-
-def _box_of(mask: Mask) -> tuple[slice, slice, slice]:
-    ends = []
-    for axis in range(3):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        ends.append(slice(int(found[0]), int(found[-1]) + 1))
-    return ends[0], ends[1], ends[2]

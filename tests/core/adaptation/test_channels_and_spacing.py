@@ -12,8 +12,9 @@ import torch
 
 from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, finetune
 from fm3d_core.adaptation.adapter import trained_tensors
+from fm3d_core.adaptation.building import build
 from fm3d_core.adaptation.cases import TrainingCase, load_cases, plan_preprocessing
-from fm3d_core.adaptation.finetune import _to_cpu, batch_source, build, new_card
+from fm3d_core.adaptation.finetune import _to_cpu, batch_source, new_card
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.trainer import Budget, optimise
 from fm3d_core.errors import VolumeError

@@ -15,8 +15,8 @@ from layouts import swin_tensors
 
 from fm3d_core import devices
 from fm3d_core.adaptation import FinetuneSettings, LabeledCase, finetune
+from fm3d_core.adaptation.building import build
 from fm3d_core.adaptation.closed_form import Solution, Voxels, choose_solution
-from fm3d_core.adaptation.finetune import build
 from fm3d_core.adaptation.methods import check_method
 from fm3d_core.adaptation.zero_shot import zero_shot_adapter
 from fm3d_core.models.weights.catalogue import find_entry
