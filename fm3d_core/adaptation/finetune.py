@@ -19,7 +19,7 @@ from fm3d_core.adaptation.adapter import (
 )
 from fm3d_core.adaptation.building import Built, build, spec_of
 from fm3d_core.adaptation.cases import LabeledCase
-from fm3d_core.adaptation.memory import Halvable, told_in_words
+from fm3d_core.adaptation.memory import Halvable, or_on_processor, told_in_words
 from fm3d_core.adaptation.methods import Method, NoTraining
 from fm3d_core.adaptation.methods.base import AfterStep
 from fm3d_core.adaptation.methods.parts import is_plain_probe
@@ -92,6 +92,7 @@ def finetune(
     return train(data, settings, progress=progress, should_stop=should_stop, on_stage=on_stage)
 
 
+@or_on_processor
 @told_in_words
 def train(
     data: TrainingSet,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fm3d_core.adaptation.building import build, spec_of
 from fm3d_core.adaptation.finetune import Select, finished, new_card
 from fm3d_core.adaptation.image_cases import ImageCase, ImageSet, read_image_set
-from fm3d_core.adaptation.memory import told_in_words
+from fm3d_core.adaptation.memory import or_on_processor, told_in_words
 from fm3d_core.adaptation.methods import NoTraining
 from fm3d_core.adaptation.plan import FEW_SHOT, TrainingPlan
 from fm3d_core.adaptation.settings import FinetuneSettings
@@ -61,6 +61,7 @@ def finetune_images(
     return train_images(data, settings, plan=plan, select=select, progress=progress, should_stop=should_stop)
 
 
+@or_on_processor
 @told_in_words
 def train_images(
     data: ImageSet,

@@ -1,4 +1,5 @@
-"""When memory runs out in a training: the same step in smaller parts, then smaller crops, at last words."""
+"""When memory runs out in a training: the same step in smaller parts, then smaller crops, then the processor, at last
+words."""
 
 from __future__ import annotations
 
@@ -6,12 +7,16 @@ import gc
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+from fm3d_core.devices import choose_device
 from fm3d_core.errors import MemoryShortageError
 
 if TYPE_CHECKING:
+    from fm3d_core.adaptation.adapter import Adapter
+    from fm3d_core.adaptation.settings import FinetuneSettings
     from fm3d_core.models.backbone import Size
 
 COARSEST_VOXELS = 8  # of a crop at the backbone's coarsest map, at least: norms need some to compare
@@ -27,6 +32,7 @@ _SAID = (
 logger = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_Data = TypeVar("_Data")
 
 
 @runtime_checkable
@@ -121,9 +127,31 @@ def told_in_words(function: Callable[_Arguments, _Result]) -> Callable[_Argument
     return told
 
 
+def or_on_processor(
+    learn: Callable[Concatenate[_Data, FinetuneSettings, _Arguments], Adapter],
+) -> Callable[Concatenate[_Data, FinetuneSettings, _Arguments], Adapter]:
+    """Let a training whose smallest crop is too much for the GPU begin anew on the processor; its card says so."""
+
+    @wraps(learn)
+    def learned(
+        data: _Data, settings: FinetuneSettings, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> Adapter:
+        try:
+            return learn(data, settings, *args, **kwargs)
+        except MemoryShortageError:
+            if choose_device(settings.device).type == "cpu":
+                raise
+        logger.warning("The GPU's memory is not enough; the training begins anew on the processor")
+        adapter = learn(data, replace(settings, device="cpu"), *args, **kwargs)
+        notes = (*adapter.card.notes, "The GPU's memory was not enough: trained on the processor")
+        return replace(adapter, card=replace(adapter.card, notes=notes))
+
+    return learned
+
+
 def shortage() -> MemoryShortageError:
     """The error that names the remedies."""
     return MemoryShortageError(
         "the memory is not enough for this training, even for a single small crop at a time",
-        remedy="Close other programs, choose method linear_probe or a smaller backbone, or, on a GPU, --device cpu",
+        remedy="Close other programs, or choose method linear_probe or a smaller backbone",
     )

@@ -8,12 +8,16 @@ import sys
 import pytest
 import torch
 
+from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase, memory
 from fm3d_core.adaptation.batches import Batch
-from fm3d_core.adaptation.memory import half_crop, is_shortage, told_in_words
+from fm3d_core.adaptation.finetune import train
+from fm3d_core.adaptation.memory import half_crop, is_shortage, or_on_processor, shortage, told_in_words
 from fm3d_core.adaptation.trainer import Budget, TrainingRecord, optimise
+from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
 from fm3d_core.errors import CaseError, MemoryShortageError
 from fm3d_core.models.backbone import Size
 from fm3d_core.progress import ignore_progress, never_stop
+from fm3d_core.tasks import SegmentationTask
 
 CPU = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes. Error code 12"
 
@@ -69,6 +73,30 @@ def test_where_nothing_can_be_smaller_it_ends_in_words() -> None:
         _train(_Source(4, 0, MemoryError()))
     with pytest.raises(RuntimeError, match="a bug"):
         _train(_Source(4, 0, RuntimeError("a bug")))
+
+
+def test_a_gpu_that_is_too_small_gives_way_to_the_processor(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seam: a GPU that is found, and too small for anything."""
+    asked: list[str] = []
+
+    @or_on_processor
+    def learn(data: TrainingSet, settings: FinetuneSettings) -> Adapter:
+        asked.append(settings.device)
+        if settings.device != "cpu":
+            raise shortage()
+        return train(data, settings)
+
+    data = read_training_set(synthetic_cases, task)
+    settings = FinetuneSettings(method="linear_probe", steps=2)
+    with pytest.raises(MemoryShortageError):
+        learn(data, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda"))
+        adapter = learn(data, settings)
+    assert asked == ["auto", "auto", "cpu"]
+    assert adapter.card.notes[-1] == "The GPU's memory was not enough: trained on the processor"
 
 
 def test_a_shortage_outside_of_a_step_ends_in_words_too() -> None:
