@@ -214,6 +214,7 @@ def finished(
             selection=selection,
             after_step=partial(method.after_step, network) if isinstance(method, AfterStep) else None,
             keep_when_stopped=keep_when_stopped,
+            optimiser=settings.chosen_optimiser(),
         )
     training = {"steps": record.steps, "seconds": round(record.seconds, 2), "loss": round(record.loss, 5)}
     notes = [*card.notes, *record.notes]

@@ -81,6 +81,7 @@ def train_images(
         Stopped: ``should_stop`` said so before anything was learned that can be kept.
     """
     check_settings(settings)
+    settings = replace(settings, optimiser=settings.optimiser or "adamw")  # muon was measured for voxels only
     method, task = settings.chosen_method(), data.task
     device = choose_device(settings.device)
     built = build(task, settings, method)

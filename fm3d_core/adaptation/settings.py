@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice
 from fm3d_core.clocks import CLOCKS, ClockName
@@ -13,6 +13,8 @@ from fm3d_core.errors import SettingsError
 if TYPE_CHECKING:
     from fm3d_core.adaptation.methods import Method
 
+# as fm3d_core.adaptation.optimisers.OPTIMISERS, which loads torch
+OptimiserName = Literal["adamw", "muon"]
 PRESETS = ("fast", "balanced", "thorough", "auto")
 
 
@@ -40,6 +42,8 @@ class FinetuneSettings:
         until_plateau: whether to end sooner where the loss no longer falls; a preset does.
         steps: a fixed number of steps instead of a time budget: the same seed then gives the same adapter.
         learning_rate: of AdamW; None takes the method's own.
+        optimiser: adamw; muon, for the kernels of convolutions, with AdamW for the rest; None leaves it to the method
+            (fm3d_core.adaptation.optimisers), or, with a learning rate given, takes adamw.
         batch_size: crops per step.
         seed: of weights, crops and augmentation.
         device: auto, cpu or cuda.
@@ -66,6 +70,7 @@ class FinetuneSettings:
     seconds: float = 90.0
     steps: int | None = None
     learning_rate: float | None = None
+    optimiser: OptimiserName | None = None
     batch_size: int = 2
     seed: int = 0
     device: str = "auto"
@@ -88,6 +93,9 @@ class FinetuneSettings:
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")
+        known_optimisers = get_args(OptimiserName)
+        chosen = self.optimiser is None or self.optimiser in known_optimisers
+        self._require(chosen, "optimiser", f"of {', '.join(known_optimisers)}")
         for name in ("decoder", "bottleneck"):
             self._require(getattr(self, name) in PART_CHOICES, name, f"of {', '.join(PART_CHOICES)}")
         if self.method == "scratch" and self.weights is not None and str(self.weights) != "random":
@@ -108,6 +116,14 @@ class FinetuneSettings:
         from fm3d_core.adaptation.methods import check_method
 
         return check_method(self.method, self.decoder, self.bottleneck, self.rank, self.alpha)
+
+    def chosen_optimiser(self) -> OptimiserName:
+        """The optimiser that is asked for; else the method's own, whose rate is then the method's own too."""
+        from fm3d_core.adaptation.methods import OwnOptimiser
+
+        method = self.chosen_method()
+        own = method.optimiser if isinstance(method, OwnOptimiser) and self.learning_rate is None else "adamw"
+        return self.optimiser or own
 
     def _require(self, condition: bool, name: str, remedy: str) -> None:
         if not condition:

@@ -11,6 +11,7 @@ import torch
 
 from fm3d_core.adaptation.batches import BatchSource
 from fm3d_core.adaptation.memory import Parts, is_shortage
+from fm3d_core.adaptation.optimisers import Optimiser, optimiser_of
 from fm3d_core.adaptation.plan import Schedule
 from fm3d_core.adaptation.plateau import Plateau
 from fm3d_core.adaptation.selection import Selection
@@ -74,18 +75,20 @@ def optimise(
     selection: Selection | None = None,
     after_step: Callable[[float], None] | None = None,
     keep_when_stopped: bool = False,
+    optimiser: Optimiser = "adamw",
 ) -> TrainingRecord:
-    """Train ``parameters`` in place with AdamW; the learning rate rises and falls as ``schedule`` says.
+    """Train ``parameters`` in place; the learning rate rises and falls as ``schedule`` says.
 
     Args:
         source: draws batches and computes their scores.
         loss_function: of the scores, the batch's target, its ``annotated``, and its ``values`` if it has any.
         budget: when to end.
-        schedule: of the learning rate, and what else AdamW is told.
+        schedule: of the learning rate, and what else the optimiser is told.
         selection: looks at validation cases now and then; at the end the parameters are the best it has seen. Being
             stopped is then no error: what was best so far stays.
         after_step: called after each step of the optimiser with the step's learning rate.
         keep_when_stopped: a stop after :data:`WORTH_KEEPING` of the budget is no error; parameters stay as they are.
+        optimiser: what makes the steps; ``learning_rate`` is AdamW's.
 
     Raises:
         CaseError: the loss became infinite or not a number; names the cases of that batch.
@@ -93,7 +96,7 @@ def optimise(
         Stopped: ``should_stop`` said so.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=schedule.weight_decay)
+    steps = optimiser_of(optimiser, trained, learning_rate, schedule.weight_decay)
     clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
     parts = Parts(source)
     smoothed, step, last_report, plateau, stopped = math.nan, 0, -math.inf, Plateau(), False
@@ -104,15 +107,14 @@ def optimise(
                 break
             raise Stopped("Training")
         rate = learning_rate * schedule.factor(step, budget.steps, spent)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
+        steps.set_rate(rate)
+        steps.zero_grad()
         while (value := _gradients(source, loss_function, device, parts.count)) is None:
-            optimiser.zero_grad(set_to_none=True)
+            steps.zero_grad()
             parts.save()
         if schedule.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(trained, schedule.gradient_clip)
-        optimiser.step()
+        steps.step()
         if after_step is not None:
             after_step(rate)
         step += 1

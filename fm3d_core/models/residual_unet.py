@@ -73,8 +73,10 @@ class ResidualUNet(nn.Module):
             skips.append(unit(skips[-1]))
         maps = [skips.pop()]
         for level in reversed(range(len(self.decoder))):
-            joined = torch.cat([self.up[level](maps[0]), skips[level]], dim=1)
-            maps.insert(0, self.decoder[level](joined))
+            wide = self.up[level](maps[0])
+            # in one precision and layout, else autocast and each convolution convert the join again and again
+            parts = [each.to(wide.dtype, memory_format=torch.channels_last_3d) for each in (wide, skips[level])]
+            maps.insert(0, self.decoder[level](torch.cat(parts, dim=1)))
         return maps
 
     def lora_targets(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +40,17 @@ class AfterStep(Protocol):
     def after_step(self, network: DenseNetwork, learning_rate: float) -> None:
         """Change the network's parameters in place; ``learning_rate`` is that of the step."""
         ...
+
+
+@runtime_checkable
+class OwnOptimiser(Protocol):
+    """What a method has besides, if it trains by another optimiser than AdamW.
+
+    Attributes:
+        optimiser: a name of :data:`fm3d_core.adaptation.optimisers.OPTIMISERS`.
+    """
+
+    optimiser: Literal["adamw", "muon"]
 
 
 def train_only(network: DenseNetwork, parameters: Iterable[nn.Parameter]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fm3d_core.models.network import DenseNetwork
@@ -14,6 +14,7 @@ class Full:
     name = "full"
     about = "all weights train; best without pretrained weights, largest file"
     learning_rate = 2e-3
+    optimiser: Literal["adamw", "muon"] = "muon"
     linear_head = False
     frozen_backbone = False
 

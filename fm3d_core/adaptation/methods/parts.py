@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from fm3d_core.adaptation.methods.base import AfterStep, Method
+from fm3d_core.adaptation.methods.base import AfterStep, Method, OwnOptimiser
 from fm3d_core.adaptation.methods.full import Full
 from fm3d_core.errors import SettingsError
 
@@ -37,6 +37,8 @@ class WithParts:
         trains = any(choice in _TRAINING for choice in self.choices.values())
         self.name, self.about, self.linear_head = method.name, method.about, method.linear_head
         self.frozen_backbone = method.frozen_backbone and not trains
+        if isinstance(method, OwnOptimiser):
+            self.optimiser = method.optimiser
         # a head alone bears a larger step than convolutions do
         self.learning_rate = min(method.learning_rate, Full.learning_rate) if trains else method.learning_rate
 
