@@ -43,6 +43,7 @@ class FewShotSet:
     Attributes:
         folder: below the data folder.
         test: how many of the last volumes are tested on.
+        development: how many of those to learn from are held out where choices are made.
         crop: of the networks from scratch, voxels.
         whole: the volumes are no larger than the crop, so networks from scratch see them whole (unet_anchor.py); else
             crops and a sliding window (unet_anchor_crops.py).
@@ -51,17 +52,20 @@ class FewShotSet:
 
     folder: str
     test: int
+    development: int
     crop: Size
     whole: bool = False
     patient: Callable[[str], str] = whole_name
 
 
+DEVELOPMENT_DRAW = 7  # of one volume of each patient
+
 SETS = {
-    "hippocampus": FewShotSet("hippocampus", 20, (48, 64, 48), whole=True, patient=pair_of_numbers),
-    "btcv_ct": FewShotSet("abdomen/btcv_ct", 8, (64, 64, 64)),
-    "chaos_mr_t2": FewShotSet("abdomen/chaos_mr_t2", 6, (96, 96, 32)),
-    "la_mr": FewShotSet("other/la_mr", 20, (64, 64, 32)),
-    "acdc_mr": FewShotSet("other/acdc_mr", 20, (96, 96, 16), patient=before_underscore),
+    "hippocampus": FewShotSet("hippocampus", 20, 20, (48, 64, 48), whole=True, patient=pair_of_numbers),
+    "btcv_ct": FewShotSet("abdomen/btcv_ct", 8, 6, (64, 64, 64)),
+    "chaos_mr_t2": FewShotSet("abdomen/chaos_mr_t2", 6, 4, (96, 96, 32)),
+    "la_mr": FewShotSet("other/la_mr", 20, 6, (64, 64, 32)),
+    "acdc_mr": FewShotSet("other/acdc_mr", 20, 20, (96, 96, 16), patient=before_underscore),
 }
 
 
@@ -102,6 +106,26 @@ def split(data: Path, name: str, shots: int, seed: int) -> Split:
     patients = {source.patient(case.name) for case in test}
     assert not patients & {source.patient(case.name) for case in training}
     return Split(labels, tuple(training), tuple(test))
+
+
+def development(data: Path, name: str, shots: int, seed: int) -> Split:
+    """The same without the test volumes: some of those to learn from are held out, for choices made by measuring.
+
+    Raises:
+        ValueError: the set has fewer volumes to learn from than ``shots``.
+    """
+    source = SETS[name]
+    cases = find_cases(data / source.folder, labelled=True)
+    names = read_label_names(data / source.folder)
+    labels = tuple(name for value, name in sorted(names.items()) if value)
+    tested = {source.patient(case.name) for case in cases[-source.test :]}
+    candidates = _one_of_each_patient(cases[: -source.test], source, tested, DEVELOPMENT_DRAW)
+    learned, held_out = candidates[: -source.development], candidates[-source.development :]
+    drawn = random.Random(seed).sample(learned, len(learned))
+    training = [case for case in drawn if _has_all(case, len(labels))][:shots]
+    if len(training) < shots:
+        raise ValueError(f"{name} has {len(training)} volumes to learn from, not {shots}")
+    return Split(labels, tuple(training), tuple(held_out))
 
 
 def _one_of_each_patient(cases: Sequence[Case], source: FewShotSet, taken: set[str], seed: int) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from fm3d_core.adaptation.feature_cache import WindowFeatures
     from fm3d_core.adaptation.published_augmentation import PublishedAugmentation
 
-CROP_VOXELS = 64**3  # a crop is at most this large: a step on two CPU cores then takes a fraction of a second
+# A crop holds at most so many voxels of a volume: a step on two CPU cores then takes a fraction of a second. More and
+# smaller crops taught more in a minute than fewer of 64^3 (benchmarks/optimisers.py), but a backbone with a coarse last
+# map needs CROP_STEPS of its voxels along each axis, for which LARGEST_CROP is allowed.
+CROP_VOXELS, LARGEST_CROP, CROP_STEPS = 48**3, 64**3, 4
 KNOWN_POSITIONS = 10_000  # of a volume labelled in part, that crops are centred on
 FEATURE_BYTES = 2 * 1024**3  # cached features of all windows together
 
@@ -64,15 +68,17 @@ class VoxelSource(BatchSource, Protocol):
         ...
 
 
-def plan_crop(cases: Sequence[TrainingCase], multiple: Size) -> Size:
-    """The crop's size: the median case if it is small, else cut along the longest axes to ``CROP_VOXELS``.
+def plan_crop(cases: Sequence[TrainingCase], multiple: Size, most: int | None = None) -> Size:
+    """The crop's size: the median case if it is small, else cut along the longest axes to ``most`` voxels.
 
-    Each edge is a multiple of ``multiple``.
+    Each edge is a multiple of ``multiple``, the coarsest map's voxel; ``most``, if None, follows from it. What is
+    beyond a case with few slices does not count: cut to 80 voxels across, hearts of 10 slices were found less well.
     """
+    limit = most or min(max(math.prod(CROP_STEPS * step for step in multiple), CROP_VOXELS), LARGEST_CROP)
     sizes = torch.tensor([case.image.shape[-3:] for case in cases], dtype=torch.float32).quantile(0.5, dim=0)
     steps = torch.tensor(multiple)
     edges = (sizes / steps).ceil().long().clamp(min=1) * steps
-    while edges.prod() > CROP_VOXELS and (edges > steps).any():
+    while edges.minimum(sizes).prod() > limit and (edges > steps).any():
         longest = int(torch.where(edges > steps, edges, 0).argmax())
         edges[longest] -= steps[longest]
     x, y, z = edges.tolist()

@@ -80,6 +80,7 @@ def _measure(network: DenseNetwork, method: Method, device: torch.device) -> Ste
 
     from fm3d_core.adaptation.cases import TrainingCase
     from fm3d_core.adaptation.finetune import batch_source
+    from fm3d_core.adaptation.methods import optimiser_of_method
     from fm3d_core.adaptation.settings import FinetuneSettings
     from fm3d_core.adaptation.trainer import Budget, optimise
     from fm3d_core.progress import ignore_progress, never_stop
@@ -102,6 +103,7 @@ def _measure(network: DenseNetwork, method: Method, device: torch.device) -> Ste
             SegmentationTask(("a",)).loss(),
             Budget(1.0, steps),
             learning_rate=method.learning_rate,
+            optimiser=optimiser_of_method(method),
             device=device,
             progress=ignore_progress,
             should_stop=never_stop,

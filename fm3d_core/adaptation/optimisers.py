@@ -62,9 +62,7 @@ class MuonForKernels:
         self._kernels = [(each, nn.Parameter(matrix)) for each, matrix in found if matrix is not None]
         matrices = [matrix for _, matrix in self._kernels]
         self._muon = (
-            torch.optim.Muon(
-                matrices, lr=rate * KERNEL_RATE, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            torch.optim.Muon(matrices, lr=rate * KERNEL_RATE, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             if matrices
             else None
         )
@@ -98,7 +96,7 @@ class MuonForKernels:
 
 def optimiser_of(name: Optimiser, parameters: Sequence[nn.Parameter], rate: float, weight_decay: float) -> Steps:
     """The optimiser of that name over ``parameters``."""
-    return {"adamw": AdamW, "muon": MuonForKernels}[name](parameters, rate, weight_decay)
+    return (MuonForKernels if name == "muon" else AdamW)(parameters, rate, weight_decay)
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor | None:

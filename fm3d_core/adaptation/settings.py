@@ -119,11 +119,11 @@ class FinetuneSettings:
 
     def chosen_optimiser(self) -> OptimiserName:
         """The optimiser that is asked for; else the method's own, whose rate is then the method's own too."""
-        from fm3d_core.adaptation.methods import OwnOptimiser
+        from fm3d_core.adaptation.methods import optimiser_of_method
 
-        method = self.chosen_method()
-        own = method.optimiser if isinstance(method, OwnOptimiser) and self.learning_rate is None else "adamw"
-        return self.optimiser or own
+        if self.optimiser is not None:
+            return self.optimiser
+        return optimiser_of_method(self.chosen_method()) if self.learning_rate is None else "adamw"
 
     def _require(self, condition: bool, name: str, remedy: str) -> None:
         if not condition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fm3d_core.adaptation.methods.adaptformer import AdaptFormer
 from fm3d_core.adaptation.methods.affine import AffineNorm
 from fm3d_core.adaptation.methods.arena import ARENA
-from fm3d_core.adaptation.methods.base import Method, OwnOptimiser
+from fm3d_core.adaptation.methods.base import Method, optimiser_of_method
 from fm3d_core.adaptation.methods.bias import Bias
 from fm3d_core.adaptation.methods.cnn_adapter import CNNAdapter
 from fm3d_core.adaptation.methods.compacter import Compacter
@@ -76,8 +76,8 @@ __all__ = [
     "LoRA",
     "Method",
     "NoTraining",
-    "OwnOptimiser",
     "PartChoice",
     "Scratch",
     "check_method",
+    "optimiser_of_method",
 ]

@@ -53,6 +53,11 @@ class OwnOptimiser(Protocol):
     optimiser: Literal["adamw", "muon"]
 
 
+def optimiser_of_method(method: Method) -> Literal["adamw", "muon"]:
+    """AdamW, unless the method says otherwise."""
+    return method.optimiser if isinstance(method, OwnOptimiser) else "adamw"
+
+
 def train_only(network: DenseNetwork, parameters: Iterable[nn.Parameter]) -> None:
     """Make ``parameters`` and the head's trainable, and no others."""
     network.requires_grad_(False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from fm3d_core.adaptation.augmentation import Augmentation, change_intensities, crop_positions, sample_crop
-from fm3d_core.adaptation.batches import CROP_VOXELS, CropSource, plan_crop
+from fm3d_core.adaptation.batches import CROP_VOXELS, LARGEST_CROP, CropSource, plan_crop
 from fm3d_core.adaptation.cases import TrainingCase
 
 
@@ -68,5 +70,15 @@ def test_the_crop_fits_the_case_the_backbone_and_the_budget(
     shape: tuple[int, int, int], expected: tuple[int, int, int] | None
 ) -> None:
     crop = plan_crop([_case(shape)], (8, 8, 8))
-    assert all(edge % 8 == 0 for edge in crop) and crop[0] * crop[1] * crop[2] <= CROP_VOXELS
+    assert all(edge % 8 == 0 for edge in crop)
+    assert math.prod(map(min, crop, shape)) <= CROP_VOXELS  # what is beyond the case does not count
     assert expected is None or crop == expected
+
+
+def test_hearts_of_few_slices_are_seen_nearly_whole() -> None:
+    assert plan_crop([_case((144, 144, 10))], (8, 8, 8)) == (104, 104, 16)
+
+
+def test_a_coarse_backbone_gets_a_larger_crop() -> None:
+    assert plan_crop([_case((300, 300, 300))], (16, 16, 16)) == (64, 64, 64)
+    assert math.prod(plan_crop([_case((300, 300, 300))], (32, 32, 32))) <= LARGEST_CROP

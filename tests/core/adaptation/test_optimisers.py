@@ -85,5 +85,5 @@ def test_which_one_trains(settings: dict[str, object], expected: str) -> None:
 
 
 def test_an_unknown_one_is_refused() -> None:
-    with pytest.raises(SettingsError, match="optimiser is sgd.*adamw, muon"):
+    with pytest.raises(SettingsError, match=r"optimiser is sgd.*adamw, muon"):
         FinetuneSettings(optimiser="sgd")  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def test_too_many_shots_are_refused(shared_data: Path) -> None:
 @pytest.fixture
 def made_set(synthetic_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The drawn cases as a set of which the last is tested on."""
-    made = few_shot_sets.FewShotSet(synthetic_folder.name, 1, (32, 32, 32), whole=True)
+    made = few_shot_sets.FewShotSet(synthetic_folder.name, 1, 1, (32, 32, 32), whole=True)
     monkeypatch.setitem(few_shot_sets.SETS, "made", made)
     return synthetic_folder.parent
 
