@@ -12,6 +12,8 @@ from fm3d_core.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
+FEWEST_VOXELS = 64  # of an image that a convolution in training sees in bfloat16 on a CPU
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The torch device of a name; "auto" takes the first GPU if there is one.
@@ -60,11 +62,13 @@ def autocast(device: torch.device) -> Iterator[None]:
 
 
 def small_convolutions_in_float32(device: torch.device) -> AbstractContextManager[object]:
-    """Convolutions in training whose input is smaller than their kernel along some axis leave autocast on a CPU.
+    """Convolutions in training on the smallest images leave autocast on a CPU: smaller than the kernel along some axis,
+    or of fewer than ``FEWEST_VOXELS``.
 
-    The gradient of their weights is wrong in oneDNN's bfloat16 kernels (seen with PyTorch 2.13 on an AVX512-BF16
-    processor, for example a 3x3x3 kernel on an image of 2 x 4 x 4: memory that was never written; some sizes end the
-    process). Such images are the deepest of a pyramid, so float32 costs nothing.
+    Gradients are wrong there in oneDNN's bfloat16 kernels. Seen with PyTorch 2.13: that of the weights of a 3x3x3 kernel
+    on an image of 2 x 4 x 4, on an AVX512-BF16 processor (memory that was never written; some sizes end the process);
+    and with two threads on a processor with AMX, in one step of six, those of a UNETR decoder above 2 x 2 x 1 tokens.
+    Such images are the deepest of a pyramid, so float32 costs nothing.
     """
     return _small_convolutions_mode()() if device.type == "cpu" else nullcontext()
 
@@ -74,18 +78,21 @@ def _small_convolutions_mode() -> Callable[[], AbstractContextManager[object]]:
     import torch
     from torch.overrides import TorchFunctionMode
 
+    convolutions = (torch.conv3d, torch.conv_transpose3d)
+
     class SmallConvolutionsInFloat32(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
             kwargs = kwargs or {}
-            if func is not torch.conv3d or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
+            if func not in convolutions or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
                 return func(*args, **kwargs)
             image, weight = args[0], args[1]
-            if all(size >= kernel for size, kernel in zip(image.shape[2:], weight.shape[2:], strict=True)):
+            covered = all(size >= kernel for size, kernel in zip(image.shape[2:], weight.shape[2:], strict=True))
+            if covered and image.shape[2:].numel() >= FEWEST_VOXELS:
                 return func(*args, **kwargs)
             with torch.autocast("cpu", enabled=False):
                 exact: list[Any] = [each.float() if isinstance(each, torch.Tensor) else each for each in args]
-                return torch.conv3d(*exact, **kwargs).to(torch.bfloat16)
+                return func(*exact, **kwargs).to(torch.bfloat16)
 
     return SmallConvolutionsInFloat32

@@ -79,6 +79,7 @@ def _is_network_code(module: str) -> bool:
             "adaptation.batches",
             "adaptation.closed_form",
             "adaptation.image_batches",
+            "adaptation.optimisers",
             "adaptation.trainer",
             "pretraining.augmentations",
             "pretraining.distributed",

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from fm3d_core.devices import autocast, cpu_has_bfloat16
+from fm3d_core.models.network import DenseNetwork
+from fm3d_core.models.zoo import BackboneSpec, create_backbone
+from fm3d_core.tasks import SegmentationTask
 
 CPU = torch.device("cpu")
 
@@ -39,3 +42,29 @@ def test_other_convolutions_stay_in_half_precision() -> None:
         assert convolution(torch.rand(1, 1, 2, 8, 8)).dtype == torch.bfloat16
         with torch.no_grad():
             assert convolution(torch.rand(1, 1, 2, 8, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("layer", [nn.Conv3d(8, 8, 1), nn.ConvTranspose3d(8, 8, 2, stride=2)])
+def test_convolutions_on_fewer_than_64_voxels_are_computed_exactly_in_training(layer: nn.Module) -> None:
+    image = torch.randn(1, 8, 2, 2, 1)
+    exact = layer(image)
+    with autocast(CPU):
+        found = layer(image)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, exact.to(torch.bfloat16))
+
+
+def test_gradients_of_a_decoder_above_four_tokens_are_numbers() -> None:
+    backbone = create_backbone(BackboneSpec("vit_tiny"))
+    network = DenseNetwork(backbone, SegmentationTask(("a",)).build_head(backbone, "unetr"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # with one it was never seen
+    try:
+        for _ in range(12):
+            network.zero_grad(set_to_none=True)
+            with autocast(CPU):
+                scores = network(torch.rand(1, 1, 32, 32, 16))
+            scores.float().square().mean().backward()
+            assert all(bool(each.grad.isfinite().all()) for each in network.parameters() if each.grad is not None)
+    finally:
+        torch.set_num_threads(threads)

@@ -247,6 +247,7 @@ def test_a_cancelled_answer_leaves_nothing_to_be_sent_later(ready, peer):
     peer.overrides["POST /infer/interactive"] = Reply(b"{}", silence=30)
     click(ready.ui.includeButton)
     place("Inside", -40, 12, 3)
+    assert process_events_until(lambda: sent(peer), 10)  # on its way, before it is cancelled
     place("Inside", -41, 12, 3)
     assert ready.ui.updateButton.text == "Cancel"
     click(ready.ui.updateButton)

@@ -35,6 +35,7 @@ def batch(reference: dict[str, Any], parity_rules: Any) -> CropBatch:
 
 
 HEAD = HeadSettings(prototypes=64, hidden=32, bottleneck=16)
+NOISE = 1e-6  # a gradient below it is told from 0 by a few digits in float32; most lie above 1e-3
 SETTINGS = SelfDistillationSettings(head=HEAD, ibot_head=HEAD, chunk_entries=5 * 64)  # several chunks in each loss
 VARIANTS = {
     "sinkhorn_separate": SETTINGS,
@@ -96,12 +97,10 @@ def test_all_gradients_and_the_weights_after_the_step_equal_the_reference(
         _close(parameter.grad, expected["grads"][_theirs(name)])
     _step(model, reference["config"])
     for name, parameter in student.items():
-        mine, theirs = parameter.detach(), expected["student_after_step"][_theirs(name)]
-        if name.endswith("attn.qkv.bias"):
-            # attention does not depend on the key's bias: its gradient is rounding noise (1e-8), which Adam scales up
-            assert expected["grads"][_theirs(name)][24:48].abs().max() < 1e-7
-            mine, theirs = mine[[*range(24), *range(48, 72)]], theirs[[*range(24), *range(48, 72)]]
-        _close(mine, theirs)
+        # a gradient that is rounding noise (attention does not depend on the key's bias, for one) is scaled up by Adam
+        told = expected["grads"][_theirs(name)].abs() > NOISE
+        assert told.float().mean() > (0.6 if name.endswith("attn.qkv.bias") else 0.99), name
+        _close(parameter.detach()[told], expected["student_after_step"][_theirs(name)][told])
 
 
 def test_clipping_the_optimiser_and_the_teacher_equal_the_reference_from_its_gradients(
