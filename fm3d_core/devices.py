@@ -65,10 +65,10 @@ def small_convolutions_in_float32(device: torch.device) -> AbstractContextManage
     """Convolutions in training on the smallest images leave autocast on a CPU: smaller than the kernel along some axis,
     or of fewer than ``FEWEST_VOXELS``.
 
-    Gradients are wrong there in oneDNN's bfloat16 kernels. Seen with PyTorch 2.13: that of the weights of a 3x3x3 kernel
-    on an image of 2 x 4 x 4, on an AVX512-BF16 processor (memory that was never written; some sizes end the process);
-    and with two threads on a processor with AMX, in one step of six, those of a UNETR decoder above 2 x 2 x 1 tokens.
-    Such images are the deepest of a pyramid, so float32 costs nothing.
+    Gradients are wrong there in oneDNN's bfloat16 kernels. Seen with PyTorch 2.13: those of the weights of a 3x3x3
+    kernel on an image of 2 x 4 x 4, on an AVX512-BF16 processor (memory that was never written; some sizes end the
+    process); and with two threads on a processor with AMX, in one step of six, those of a UNETR decoder above 2 x 2 x 1
+    tokens. Such images are the deepest of a pyramid, so float32 costs nothing.
     """
     return _small_convolutions_mode()() if device.type == "cpu" else nullcontext()
 
