@@ -68,3 +68,14 @@ def test_gradients_of_a_decoder_above_four_tokens_are_numbers() -> None:
             assert all(bool(each.grad.isfinite().all()) for each in network.parameters() if each.grad is not None)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("size", [(13, 13, 2), (16, 16, 2), (9, 9, 2)])
+def test_strided_convolutions_on_few_slices_are_right_in_half_precision(size: tuple[int, int, int]) -> None:
+    convolution = nn.Conv3d(32, 64, 3, stride=2, padding=1).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    image = torch.randn(1, 32, *size).to(memory_format=torch.channels_last_3d)
+    with torch.inference_mode():
+        exact = convolution(image)
+        with autocast(CPU):
+            found = convolution(image)
+    assert float((found.float() - exact).abs().max()) < 0.03 * float(exact.abs().max())
