@@ -90,9 +90,7 @@ def split(data: Path, name: str, shots: int, seed: int) -> Split:
         ValueError: the set has fewer volumes to learn from than ``shots``.
     """
     source = SETS[name]
-    cases = find_cases(data / source.folder, labelled=True)
-    names = read_label_names(data / source.folder)
-    labels = tuple(name for value, name in sorted(names.items()) if value)
+    labels, cases = _labelled(data / source.folder)
     test = cases[-source.test :]
     candidates = _one_of_each_patient(cases[: -source.test], source, {source.patient(case.name) for case in test}, seed)
     training: list[Case] = []
@@ -115,9 +113,7 @@ def development(data: Path, name: str, shots: int, seed: int) -> Split:
         ValueError: the set has fewer volumes to learn from than ``shots``.
     """
     source = SETS[name]
-    cases = find_cases(data / source.folder, labelled=True)
-    names = read_label_names(data / source.folder)
-    labels = tuple(name for value, name in sorted(names.items()) if value)
+    labels, cases = _labelled(data / source.folder)
     tested = {source.patient(case.name) for case in cases[-source.test :]}
     candidates = _one_of_each_patient(cases[: -source.test], source, tested, DEVELOPMENT_DRAW)
     learned, held_out = candidates[: -source.development], candidates[-source.development :]
@@ -126,6 +122,12 @@ def development(data: Path, name: str, shots: int, seed: int) -> Split:
     if len(training) < shots:
         raise ValueError(f"{name} has {len(training)} volumes to learn from, not {shots}")
     return Split(labels, tuple(training), tuple(held_out))
+
+
+def _labelled(folder: Path) -> tuple[tuple[str, ...], list[Case]]:
+    """Names of the structures, and the cases."""
+    names = read_label_names(folder)
+    return tuple(name for value, name in sorted(names.items()) if value), list(find_cases(folder, labelled=True))
 
 
 def _one_of_each_patient(cases: Sequence[Case], source: FewShotSet, taken: set[str], seed: int) -> list[Case]:

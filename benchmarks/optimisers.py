@@ -22,7 +22,7 @@ from fm3d_core.adaptation import FinetuneSettings, LabeledCase
 from fm3d_core.adaptation.batches import LARGEST_CROP, plan_crop
 from fm3d_core.adaptation.building import spec_of
 from fm3d_core.adaptation.finetune import train
-from fm3d_core.adaptation.optimisers import Optimiser
+from fm3d_core.adaptation.methods.base import OptimiserName
 from fm3d_core.adaptation.plan import TrainingPlan
 from fm3d_core.adaptation.training_set import TrainingSet, read_training_set
 from fm3d_core.inference import Predictor
@@ -31,7 +31,7 @@ from fm3d_core.torchvision_guard import ensure_torchvision_importable
 from fm3d_core.volumes import read_volume
 
 # optimiser, its learning rate (None: the method's own), voxels of a crop (None: FM3D's own)
-Way = tuple[Optimiser, float | None, int | None]
+Way = tuple[OptimiserName, float | None, int | None]
 WAYS: tuple[Way, ...] = (
     ("adamw", 2e-3, LARGEST_CROP),
     ("adamw", 6e-3, LARGEST_CROP),

@@ -9,94 +9,62 @@ of 13 organs in CT it found more by a quarter (benchmarks/optimisers.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
-Optimiser = Literal["adamw", "muon"]
-OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "muon")
-# of the rate that AdamW has for the rest
-KERNEL_RATE = 4.5
+from fm3d_core.adaptation.methods.base import OptimiserName
+
+KERNEL_RATE = 4.5  # learning rate of Muon, as a multiple of AdamW's for the rest
 
 
-class Steps(Protocol):
-    """What the training loop needs of an optimiser."""
-
-    def set_rate(self, rate: float) -> None: ...
-
-    def zero_grad(self) -> None: ...
-
-    def step(self) -> None: ...
-
-
-class AdamW:
-    """torch's AdamW for all parameters."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, weight_decay: float) -> None:
-        self._all = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
-
-    def set_rate(self, rate: float) -> None:
-        """The learning rate of the next steps."""
-        for group in self._all.param_groups:
-            group["lr"] = rate
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self._all.zero_grad(set_to_none=True)
-
-    def step(self) -> None:
-        """Change the parameters in place."""
-        self._all.step()
-
-
-class MuonForKernels:
-    """torch's Muon for the kernels of convolutions, at ``KERNEL_RATE`` times the rate; AdamW for what is left.
+class Steps:
+    """Makes the steps of a training.
 
     A kernel (out, in, X, Y, Z) is a matrix (out, in * X * Y * Z); torch's Muon takes matrices only, so that it is given
     one that lies on the same memory. 1x1x1 kernels, which classifiers are, and what is no kernel are left to AdamW.
+
+    Args:
+        name: adamw for all parameters, or muon for the kernels of convolutions and adamw for what is left.
+        parameters: what trains.
+        rate: the learning rate, AdamW's.
+        weight_decay: of both.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, weight_decay: float) -> None:
-        found = [(each, _matrix(each.detach())) for each in parameters]
+    def __init__(
+        self, name: OptimiserName, parameters: Sequence[nn.Parameter], rate: float, weight_decay: float
+    ) -> None:
+        found = [(each, _matrix(each.detach()) if name == "muon" else None) for each in parameters]
         self._kernels = [(each, nn.Parameter(matrix)) for each, matrix in found if matrix is not None]
-        matrices = [matrix for _, matrix in self._kernels]
-        self._muon = (
-            torch.optim.Muon(matrices, lr=rate * KERNEL_RATE, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            if matrices
-            else None
-        )
         rest = [each for each, matrix in found if matrix is None]
-        self._rest = AdamW(rest, rate, weight_decay) if rest else None
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = []  # each with its multiple of the rate
+        if rest:
+            self._parts.append((torch.optim.AdamW(rest, weight_decay=weight_decay), 1.0))
+        if self._kernels:
+            matrices = [matrix for _, matrix in self._kernels]
+            muon = torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self._parts.append((muon, KERNEL_RATE))
+        self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next steps, AdamW's."""
-        if self._muon is not None:
-            for group in self._muon.param_groups:
-                group["lr"] = rate * KERNEL_RATE
-        if self._rest is not None:
-            self._rest.set_rate(rate)
+        for part, multiple in self._parts:
+            for group in part.param_groups:
+                group["lr"] = rate * multiple
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for kernel, matrix in self._kernels:
-            kernel.grad = matrix.grad = None
-        if self._rest is not None:
-            self._rest.zero_grad()
+        for part, _ in self._parts:
+            part.zero_grad(set_to_none=True)
+        for kernel, _ in self._kernels:
+            kernel.grad = None
 
     def step(self) -> None:
         """Change the parameters in place."""
         for kernel, matrix in self._kernels:
             matrix.grad = None if kernel.grad is None else _flat(kernel.grad, like=kernel)
-        if self._muon is not None:
-            self._muon.step()
-        if self._rest is not None:
-            self._rest.step()
-
-
-def optimiser_of(name: Optimiser, parameters: Sequence[nn.Parameter], rate: float, weight_decay: float) -> Steps:
-    """The optimiser of that name over ``parameters``."""
-    return (MuonForKernels if name == "muon" else AdamW)(parameters, rate, weight_decay)
+        for part, _ in self._parts:
+            part.step()
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor | None:

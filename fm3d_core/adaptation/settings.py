@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from fm3d_core.adaptation.methods.base import OptimiserName
 from fm3d_core.adaptation.methods.parts import PART_CHOICES, PartChoice
 from fm3d_core.clocks import CLOCKS, ClockName
 from fm3d_core.errors import SettingsError
@@ -13,8 +14,6 @@ from fm3d_core.errors import SettingsError
 if TYPE_CHECKING:
     from fm3d_core.adaptation.methods import Method
 
-# as fm3d_core.adaptation.optimisers.OPTIMISERS, which loads torch
-OptimiserName = Literal["adamw", "muon"]
 PRESETS = ("fast", "balanced", "thorough", "auto")
 
 
@@ -93,9 +92,8 @@ class FinetuneSettings:
         self._require(1 <= self.seconds <= 7 * 24 * 3600, "seconds", "between 1 and 604800 (a week)")
         self._require(self.steps is None or 1 <= self.steps <= 10_000_000, "steps", "between 1 and 10000000")
         self._require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "between 0 and 1")
-        known_optimisers = get_args(OptimiserName)
-        chosen = self.optimiser is None or self.optimiser in known_optimisers
-        self._require(chosen, "optimiser", f"of {', '.join(known_optimisers)}")
+        known = self.optimiser in (None, *get_args(OptimiserName))
+        self._require(known, "optimiser", f"of {', '.join(get_args(OptimiserName))}")
         for name in ("decoder", "bottleneck"):
             self._require(getattr(self, name) in PART_CHOICES, name, f"of {', '.join(PART_CHOICES)}")
         if self.method == "scratch" and self.weights is not None and str(self.weights) != "random":

@@ -11,7 +11,8 @@ import torch
 
 from fm3d_core.adaptation.batches import BatchSource
 from fm3d_core.adaptation.memory import Parts, is_shortage
-from fm3d_core.adaptation.optimisers import Optimiser, optimiser_of
+from fm3d_core.adaptation.methods.base import OptimiserName
+from fm3d_core.adaptation.optimisers import Steps
 from fm3d_core.adaptation.plan import Schedule
 from fm3d_core.adaptation.plateau import Plateau
 from fm3d_core.adaptation.selection import Selection
@@ -75,7 +76,7 @@ def optimise(
     selection: Selection | None = None,
     after_step: Callable[[float], None] | None = None,
     keep_when_stopped: bool = False,
-    optimiser: Optimiser = "adamw",
+    optimiser: OptimiserName = "adamw",
 ) -> TrainingRecord:
     """Train ``parameters`` in place; the learning rate rises and falls as ``schedule`` says.
 
@@ -96,7 +97,7 @@ def optimise(
         Stopped: ``should_stop`` said so.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    steps = optimiser_of(optimiser, trained, learning_rate, schedule.weight_decay)
+    steps = Steps(optimiser, trained, learning_rate, schedule.weight_decay)
     clock, watch = StageClock("training", budget.steps or 0, progress), Stopwatch(budget.clock)
     parts = Parts(source)
     smoothed, step, last_report, plateau, stopped = math.nan, 0, -math.inf, Plateau(), False

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from fm3d_core.models.network import DenseNetwork
 
 
+OptimiserName = Literal["adamw", "muon"]  # see fm3d_core.adaptation.optimisers
+
+
 class Method(Protocol):
     """Decides which parameters of a network train.
 
@@ -47,13 +50,13 @@ class OwnOptimiser(Protocol):
     """What a method has besides, if it trains by another optimiser than AdamW.
 
     Attributes:
-        optimiser: a name of :data:`fm3d_core.adaptation.optimisers.OPTIMISERS`.
+        optimiser: its name.
     """
 
-    optimiser: Literal["adamw", "muon"]
+    optimiser: OptimiserName
 
 
-def optimiser_of_method(method: Method) -> Literal["adamw", "muon"]:
+def optimiser_of_method(method: Method) -> OptimiserName:
     """AdamW, unless the method says otherwise."""
     return method.optimiser if isinstance(method, OwnOptimiser) else "adamw"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fm3d_core.adaptation.methods.base import OptimiserName
     from fm3d_core.models.network import DenseNetwork
 
 
@@ -14,7 +15,7 @@ class Full:
     name = "full"
     about = "all weights train; best without pretrained weights, largest file"
     learning_rate = 2e-3
-    optimiser: Literal["adamw", "muon"] = "muon"
+    optimiser: OptimiserName = "muon"
     linear_head = False
     frozen_backbone = False
 

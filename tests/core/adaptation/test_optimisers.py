@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fm3d_core.adaptation import FinetuneSettings
-from fm3d_core.adaptation.optimisers import KERNEL_RATE, OPTIMISERS, optimiser_of
+from fm3d_core.adaptation.optimisers import KERNEL_RATE, Steps
 from fm3d_core.errors import SettingsError
 
 
@@ -17,7 +17,7 @@ def _network() -> nn.Sequential:
 
 
 def _stepped(network: nn.Module, optimiser: str, count: int = 1) -> list[float]:
-    steps = optimiser_of(optimiser, list(network.parameters()), 1e-3, 0.0)  # type: ignore[arg-type]
+    steps = Steps(optimiser, list(network.parameters()), 1e-3, 0.0)  # type: ignore[arg-type]
     image = torch.randn(2, 4, 6, 6, 6, generator=torch.Generator().manual_seed(1))
     target = image[:, 0] > 0
     losses = []
@@ -52,7 +52,7 @@ def test_the_layout_in_memory_does_not_matter() -> None:
     torch.testing.assert_close(plain[0].weight, last[0].weight, atol=5e-4, rtol=0)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_it_learns(optimiser: str) -> None:
     losses = _stepped(_network(), optimiser, 40)
     assert losses[-1] < 0.8 * losses[0]
@@ -61,7 +61,7 @@ def test_it_learns(optimiser: str) -> None:
 def test_without_any_kernel_all_is_adamws() -> None:
     linear = nn.Linear(3, 2)
     before = linear.weight.detach().clone()
-    steps = optimiser_of("muon", list(linear.parameters()), 1e-2, 0.0)
+    steps = Steps("muon", list(linear.parameters()), 1e-2, 0.0)
     linear(torch.ones(1, 3)).sum().backward()
     steps.set_rate(1e-3)
     steps.step()
