@@ -72,7 +72,7 @@ def plan_crop(cases: Sequence[TrainingCase], multiple: Size, most: int | None = 
     """The crop's size: the median case if it is small, else cut along the longest axes to ``most`` voxels.
 
     Each edge is a multiple of ``multiple``, the coarsest map's voxel; ``most``, if None, follows from it. What is
-    beyond a case with few slices does not count: cut to 80 voxels across, hearts of 10 slices were found less well.
+    beyond a case with few slices does not count: it is no part of the volume.
     """
     limit = most or min(max(math.prod(CROP_STEPS * step for step in multiple), CROP_VOXELS), LARGEST_CROP)
     sizes = torch.tensor([case.image.shape[-3:] for case in cases], dtype=torch.float32).quantile(0.5, dim=0)

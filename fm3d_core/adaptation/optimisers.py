@@ -2,8 +2,8 @@
 
 Muon makes the update of a weight matrix orthogonal, so that all its directions learn at one pace (Jordan et al. 2024,
 https://kellerjordan.github.io/posts/muon/); scaled to the size of AdamW's updates (Liu et al. 2025,
-https://arxiv.org/abs/2502.16982, section 2.2). In a minute of training on one core it was ahead of AdamW at any rate:
-of 13 organs in CT it found more by a quarter (benchmarks/optimisers.py).
+https://arxiv.org/abs/2502.16982, section 2.2). In a minute of training on one core it was ahead of AdamW at two rates:
+the mean Dice of 13 organs in CT was 0.46 instead of 0.36 and 0.41 (benchmarks/optimisers.py).
 """
 
 from __future__ import annotations
