@@ -315,7 +315,11 @@ def batch_source(
 
 
 def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size) -> AdapterCard:
-    """The card of a training that has not begun: settings, network and versions, no cases and no results."""
+    """The card of a training that has not begun: settings, network and versions, no cases and no results.
+
+    Settings that were left to the method stand there as what they came to be.
+    """
+    rate = settings.learning_rate or settings.chosen_method().learning_rate
     return AdapterCard(
         task=task,
         method=settings.method,
@@ -327,7 +331,7 @@ def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size)
         rank=settings.rank,
         alpha=settings.alpha,
         window=window,
-        settings=settings.to_dict(),
+        settings=replace(settings, optimiser=settings.chosen_optimiser(), learning_rate=rate).to_dict(),
         versions=library_versions(),
         created=now(),
     )

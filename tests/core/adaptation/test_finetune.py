@@ -52,6 +52,15 @@ def test_the_card_says_where_the_adapter_comes_from(
     assert {"fm3d", "torch", "monai", "peft"} <= set(card.versions)
 
 
+@pytest.mark.parametrize(("method", "optimiser"), [("full", "muon"), ("bias", "adamw")])
+def test_the_card_says_by_which_optimiser_and_rate_it_trained(
+    synthetic_cases: list[LabeledCase], task: SegmentationTask, quick: FinetuneSettings, method: str, optimiser: str
+) -> None:
+    asked = replace(quick, method=method, learning_rate=None, optimiser=None)
+    settings = finetune(synthetic_cases[:2], task, asked).card.settings
+    assert settings["optimiser"] == optimiser and settings["learning_rate"] == asked.chosen_method().learning_rate
+
+
 def test_the_same_seed_and_steps_give_the_same_adapter(
     synthetic_cases: list[LabeledCase], task: SegmentationTask, quick: FinetuneSettings
 ) -> None:
