@@ -11,6 +11,8 @@ from .train_status import TrainStatus
 from .translation import tr as _
 from .versions import Comparison, ExpectedDice, Version
 
+WORTH_TELLING = 0.1  # ml that were taken out of a segmentation
+
 
 def duration(seconds: float) -> str:
     """``45 s``, ``3 min``, ``1 h 20 min``: as exact as an estimate deserves."""
@@ -245,6 +247,10 @@ def segmented(version: str, parameters: Mapping[str, Any]) -> str:
             parts[-1] += " " + _("({low:.2f} to {high:.2f})").format(low=dice["low"], high=dice["high"])
         parts[-1] += "."
         parts += [_sentence(str(reason)) for reason in dice.get("reasons") or ()]
+    removed = {name: size for name, size in (parameters.get("removed_ml") or {}).items() if size >= WORTH_TELLING}
+    if removed:
+        sizes = ", ".join(f"{name} {size:.1f} ml" for name, size in removed.items())
+        parts.append(_("Small parts far from the rest were left out: {sizes}.").format(sizes=sizes))
     return " ".join([*parts, *map(str, parameters.get("warnings") or ())])
 
 

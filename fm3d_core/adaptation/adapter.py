@@ -73,6 +73,7 @@ class AdapterCard:
         expected_dice: measured on held-out volumes; None where that was not asked for, or is not done yet.
         stage: of the training in stages: "linear_probe", "decoder", "final"; empty in cards of before.
         sizes: structure -> its size in ml in each labelled volume that was annotated as a whole, 0 where it is absent.
+        connected: structures that are one connected part in every labelled volume.
         versions: of the libraries that wrote it.
         created: UTC, ISO 8601.
         format: of this card.
@@ -96,6 +97,7 @@ class AdapterCard:
     expected_dice: ExpectedDice | None = None
     stage: str = ""
     sizes: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    connected: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
@@ -125,6 +127,7 @@ class AdapterCard:
                 "left_out": tuple(data["left_out"]),
                 "expected_dice": None if expected is None else ExpectedDice.from_dict(expected),
                 "notes": tuple(data.get("notes", ())),
+                "connected": tuple(data.get("connected", ())),
                 "sizes": {str(name): tuple(map(float, values)) for name, values in data.get("sizes", {}).items()},
             }
         )

@@ -19,6 +19,7 @@ from fm3d_core.adaptation.adapter import (
 )
 from fm3d_core.adaptation.building import Built, build, spec_of
 from fm3d_core.adaptation.cases import LabeledCase
+from fm3d_core.adaptation.connected import connected_structures
 from fm3d_core.adaptation.memory import Halvable, or_on_processor, told_in_words
 from fm3d_core.adaptation.methods import Method, NoTraining
 from fm3d_core.adaptation.methods.base import AfterStep
@@ -243,6 +244,7 @@ def card_of_training(data: TrainingSet, settings: FinetuneSettings, built: Built
         left_out=data.left_out,
         notes=(*built.notes, *data.notes),
         sizes=measured_sizes(data.loaded, data.task),
+        connected=connected_structures(data.loaded, data.task),
     )
 
 

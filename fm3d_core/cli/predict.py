@@ -56,6 +56,8 @@ class Predict:
         views: how many turned and stretched copies of a volume are segmented and averaged, 1 to 8; default: as many as
             take little time.
         overlap: of neighbouring windows, 0 to below 1 (3DINO tests with 0.75, which takes longer).
+        keep_islands: leave small parts of a structure in, though in every labelled volume it was one connected part;
+            without it what is under half of the largest part becomes what it was second best, mostly background.
         root: where a list's relative paths begin; default: the list's folder.
         frame: which frame of a 4D file, counted from 0.
         replace_nonfinite: take voxels that are not numbers (NaN, infinite) as the smallest value.
@@ -76,6 +78,7 @@ class Predict:
     flips: Literal["recipe", "yes", "no"] = "recipe"
     views: int | None = None
     overlap: float = 0.25
+    keep_islands: bool = False
     root: Path | None = None
     frame: int | None = None
     replace_nonfinite: bool = False
@@ -107,7 +110,14 @@ class Predict:
         for note in adapter.card.notes if self.weights is not None else ():
             console.print(note, soft_wrap=True)
         flips = None if self.flips == "recipe" else self.flips == "yes"
-        answering = Answering(adapter, self.device, views=self.views, overlap=self.overlap, flips=flips)
+        answering = Answering(
+            adapter,
+            self.device,
+            views=self.views,
+            overlap=self.overlap,
+            flips=flips,
+            keep_islands=self.keep_islands,
+        )
         self._check(answering)
         references = None
         if self.labelled is not None and answering.dense is not None:

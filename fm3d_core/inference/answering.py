@@ -47,6 +47,7 @@ class Answering:
         views: of tasks about voxels, see :class:`Predictor`.
         overlap: of neighbouring windows, see :class:`Predictor`.
         flips: of tasks about whole volumes, see :class:`ImagePredictor`.
+        keep_islands: of tasks about voxels, see :class:`Predictor`.
 
     Raises:
         FM3DError: as of both.
@@ -60,6 +61,7 @@ class Answering:
         views: int | None = None,
         overlap: float = OVERLAP,
         flips: bool | None = None,
+        keep_islands: bool = False,
     ) -> None:
         self.task = adapter.card.task
         self.dense: Predictor | None = None
@@ -67,7 +69,7 @@ class Answering:
         if self.task.whole_volume:
             self.whole = ImagePredictor(adapter, device, flips=flips)
         else:
-            self.dense = Predictor(adapter, device, views=views, overlap=overlap)
+            self.dense = Predictor(adapter, device, views=views, overlap=overlap, keep_islands=keep_islands)
 
     @property
     def answered_task(self) -> WholeVolumeTask | None:

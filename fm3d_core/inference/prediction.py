@@ -32,6 +32,8 @@ class Prediction:
         stability: structure -> mean Dice between the segmentation and those of slightly changed images; empty where
             none were looked at. NaN where a structure is in neither.
         regions: name -> mask (X, Y, Z) bool on the grid of ``labels``, of regions that may overlap; else empty.
+        removed: structure -> ml of small parts apart from the rest of it that were taken out
+            (:mod:`fm3d_core.inference.islands`).
     """
 
     labels: npt.NDArray[np.uint8]
@@ -43,6 +45,7 @@ class Prediction:
     voxel_ml: float
     stability: dict[str, float] = field(default_factory=dict)
     regions: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    removed: dict[str, float] = field(default_factory=dict)
 
 
 def normalised_entropy(probabilities: torch.Tensor) -> torch.Tensor:

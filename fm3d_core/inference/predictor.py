@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm3d_core.devices import choose_device, has_bfloat16
 from fm3d_core.errors import SettingsError
+from fm3d_core.inference.islands import remove_islands
 from fm3d_core.inference.prediction import (
     Prediction,
     confidence_of,
@@ -42,6 +43,8 @@ class Predictor:
         views: how many turned and stretched copies of a volume are segmented and averaged; None: as many as take
             little time (:func:`fm3d_core.inference.views.views_for`).
         overlap: of neighbouring windows, 0 to below 1 (3DINO tests with 0.75, which takes up to 27 times as long).
+        keep_islands: leave small parts of a structure where they are though it was one connected part in every
+            labelled volume (:mod:`fm3d_core.inference.islands`).
 
     Raises:
         AdapterError: the adapter does not fit its backbone.
@@ -50,7 +53,13 @@ class Predictor:
     """
 
     def __init__(
-        self, adapter: Adapter, device: str = "auto", *, views: int | None = None, overlap: float = OVERLAP
+        self,
+        adapter: Adapter,
+        device: str = "auto",
+        *,
+        views: int | None = None,
+        overlap: float = OVERLAP,
+        keep_islands: bool = False,
     ) -> None:
         if adapter.card.task.whole_volume:
             raise SettingsError(
@@ -63,6 +72,8 @@ class Predictor:
             raise SettingsError(f"views is {views}", remedy=f"Choose a number from 1 to {MOST_VIEWS}")
         self.adapter, self.views, self.overlap = adapter, views, overlap
         self.card = adapter.card
+        connected = () if keep_islands else adapter.card.connected
+        self._connected = {name: adapter.card.task.values[name] for name in connected}
         self.device = choose_device(device)
         self.network = self._ready(adapter)
 
@@ -94,6 +105,7 @@ class Predictor:
         task = self.card.task
         if isinstance(task, RegionsTask):
             return task.painted(_masks(prepared, scores))
+        remove_islands(scores, self._connected)
         return prepared.restore_segmentation(scores)
 
     def segment_regions(
@@ -134,6 +146,7 @@ class Predictor:
             raise SettingsError("the adapter tells no class of the volume", remedy="Use segment")
         prepared = self._prepare(volume)
         scores = self._averaged(prepared, progress, should_stop)
+        remove_islands(scores, self._connected)
         found = joint_class(
             self.network, prepared.image, scores.argmax(0), self.card.window, prepared.spacing, self.device
         )
@@ -164,7 +177,9 @@ class Predictor:
             raise SettingsError(f"variants is {variants}", remedy=f"Choose a number from 0 to {len(VARIANTS)}")
         task, prepared = self.card.task, self._prepare(volume)
         scores = self._averaged(prepared, progress, should_stop)
-        probabilities, decided = self._probabilities(scores), self._decided(scores)
+        probabilities = self._probabilities(scores)  # with the islands, so that they are marked as uncertain
+        removed = remove_islands(scores, self._connected)
+        decided = self._decided(scores)
         rows = task.values if task.exclusive else {name: row for row, name in enumerate(task.labels)}
         confidence = {name: confidence_of(self._mask(decided, row), probabilities[row]) for name, row in rows.items()}
         overlaps: dict[str, list[float]] = {name: [] for name in task.labels}
@@ -172,6 +187,7 @@ class Predictor:
             watched = _renamed(progress, f"segmenting variant {number} of {variants}")
             changed = variant.undo(self._scores(variant.change(prepared.image), prepared, watched, should_stop))
             probabilities += self._probabilities(changed)
+            remove_islands(changed, self._connected)
             again = self._decided(changed)
             for name, row in rows.items():
                 overlaps[name].append(overlap(self._mask(decided, row), self._mask(again, row)))
@@ -196,6 +212,7 @@ class Predictor:
             voxel_ml,
             {name: _mean(values) for name, values in overlaps.items()} if variants else {},
             regions,
+            {name: count * math.prod(prepared.spacing) / 1000 for name, count in removed.items()},
         )
 
     def _probabilities(self, scores: torch.Tensor) -> torch.Tensor:

@@ -149,7 +149,7 @@ def voxel_figures(
 
     each: list[dict[str, float]] = []
     for adapter in adapters:
-        predictor = Predictor(adapter, device, views=1, overlap=overlap)
+        predictor = Predictor(adapter, device, views=1, overlap=overlap, keep_islands=True)
         task: Any = predictor.card.task
         loaded, _ = load_cases(cases, task, progress=progress, should_stop=should_stop, complete=False)
         clock, dice = StageClock("testing", len(loaded), progress), []

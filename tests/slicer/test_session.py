@@ -257,6 +257,12 @@ def test_times_are_said_as_a_person_would(seconds, text):
     assert wording.duration(seconds) == text
 
 
+def test_what_was_left_out_of_a_segmentation_is_told_from_a_tenth_of_a_millilitre():
+    text = wording.segmented("2", {"removed_ml": {"spleen": 1.24, "liver": 0.02}})
+    assert text == "Segmented with version 2. Small parts far from the rest were left out: spleen 1.2 ml."
+    assert wording.segmented("2", {"removed_ml": {"liver": 0.02}}) == "Segmented with version 2."
+
+
 def test_cases_left_out_are_mentioned():
     status = TrainStatus("done", version=2, leftOut=("case-3: grids differ.",))
     assert wording.trained(status) == "Version 2 is ready and active. Left out: case-3: grids differ."

@@ -41,7 +41,8 @@ class SegmentationInfer(ServedInfer):
 
         Returns:
             The label map, on the image's own grid; ``label_names``, ``version``, ``seconds``, ``warnings``, and
-            ``expected_dice`` of this volume (``value``, ``low``, ``high``, ``reasons``, or None).
+            ``expected_dice`` of this volume (``value``, ``low``, ``high``, ``reasons``, or None), and ``removed_ml``:
+            structure -> ml of small parts apart from the rest of it that were taken out.
 
         Raises:
             Conflict: nothing was learned yet.
@@ -66,6 +67,7 @@ class SegmentationInfer(ServedInfer):
             "label_names": predictor.card.task.values,
             "version": version,
             "expected_dice": expected,
+            "removed_ml": {name: round(size, 2) for name, size in prediction.removed.items()},
             "seconds": round(time.monotonic() - started, 3),
             "warnings": [*asked.image.warnings, *warnings],
         }
