@@ -61,7 +61,8 @@ def test_a_segmentation_comes_with_what_is_expected_of_it(server, synthetic_case
     expected = params["expected_dice"]
     assert 0 <= expected["low"] <= expected["value"] <= expected["high"] <= 1 and isinstance(expected["reasons"], list)
     assert params["version"].isdecimal() and params["label_names"] == {"ellipsoid": 1, "tube": 2}
-    assert set(params["removed_ml"]) <= {"ellipsoid", "tube"} and all(size > 0 for size in params["removed_ml"].values())
+    assert set(params["removed_ml"]) <= {"ellipsoid", "tube"}
+    assert all(size > 0 for size in params["removed_ml"].values())
     assert infer(server, "segmentation", "third", version="untrained")[1]["expected_dice"] is None
 
 

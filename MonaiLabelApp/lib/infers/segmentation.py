@@ -67,7 +67,7 @@ class SegmentationInfer(ServedInfer):
             "label_names": predictor.card.task.values,
             "version": version,
             "expected_dice": expected,
-            "removed_ml": {name: round(size, 2) for name, size in prediction.removed.items()},
+            "removed_ml": {name: round(size, 2) for name, size in prediction.removed.items() if size >= 0.01},
             "seconds": round(time.monotonic() - started, 3),
             "warnings": [*asked.image.warnings, *warnings],
         }
