@@ -162,7 +162,7 @@ class Benchmark:
             steps=self.steps if self.seconds is None else None,
             seed=seed,
         )
-        predictor = Predictor(finetune(labelled, SegmentationTask(labels), settings))
+        predictor = Predictor(finetune(labelled, SegmentationTask(labels), settings), keep_islands=True)
         scores = []
         for case in cases[-source.test :]:
             assert case.label is not None
