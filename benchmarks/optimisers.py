@@ -18,7 +18,7 @@ from few_shot_row import score
 from few_shot_sets import SETS, Split, development
 from rich.console import Console
 
-from fm3d_core.adaptation import FinetuneSettings, LabeledCase
+from fm3d_core.adaptation import Adapter, FinetuneSettings, LabeledCase
 from fm3d_core.adaptation.batches import LARGEST_CROP, plan_crop
 from fm3d_core.adaptation.building import spec_of
 from fm3d_core.adaptation.finetune import train
@@ -81,14 +81,19 @@ class Optimisers:
 
 def trained_and_scored(volumes: Split, way: Way, seconds: float, seed: int) -> float:
     """Mean Dice on the held-out volumes."""
+    predictor = Predictor(trained(volumes, way, seconds, seed))
+    dice = score([predictor.segment(read_volume(case.image)) for case in volumes.test], volumes)["dice"]
+    return float(dice)
+
+
+def trained(volumes: Split, way: Way, seconds: float, seed: int) -> Adapter:
+    """What is learned in so many core-seconds."""
     optimiser, rate, voxels = way
     settings = FinetuneSettings(seconds=seconds, seed=seed, clock="cpu", learning_rate=rate, optimiser=optimiser)
     cases = [LabeledCase(case.name, case.image, case.label) for case in volumes.training if case.label is not None]
     task = SegmentationTask(volumes.labels)
     data = read_training_set(cases, task, spec_of(settings, task.channels)[1])
-    predictor = Predictor(train(data, settings, plan=TrainingPlan(crop=_crop(data, voxels))))
-    dice = score([predictor.segment(read_volume(case.image)) for case in volumes.test], volumes)["dice"]
-    return float(dice)
+    return train(data, settings, plan=TrainingPlan(crop=_crop(data, voxels)))
 
 
 def _crop(data: TrainingSet, voxels: int | None) -> tuple[int, int, int] | None:

@@ -2,9 +2,11 @@
 
 A structure that is one connected part in every labelled volume (:mod:`fm3d_core.adaptation.connected`) is one in the
 next patient too. What was taken for a part of it elsewhere becomes what it was second best, mostly background, but
-also the other kidney. Among the ways to choose the parts that stay, compared on volumes that no figure is measured on,
-this one was the best (three volumes, a minute, two draws; Dice and HD95, without and with): 13 organs in CT 0.412 and
-122 mm, 0.425 and 56 mm; four organs in MR 0.766 and 41 mm, 0.773 and 30 mm; hearts 0.530 and 58 mm, 0.557 and 30 mm.
+also the other kidney.
+
+On volumes that no figure is measured on (benchmarks/islands.py: three volumes, a minute, two draws; Dice and HD95,
+without and with): 13 organs in CT 0.412 and 122 mm, 0.425 and 56 mm; four organs in MR 0.766 and 41 mm, 0.773 and
+30 mm; hearts 0.530 and 58 mm, 0.557 and 30 mm; hippocampus and left atrium have none.
 """
 
 from __future__ import annotations
