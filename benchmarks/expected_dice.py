@@ -137,10 +137,11 @@ def part_of(how: str, training: Mapping[str, float]) -> float | None:
 def calibration_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Of trained versions, from the figures before any correction.
 
-    Slabs: the median over the sets of (1 - true) / (1 - measured), with the standard deviation of single test volumes
-    around what it makes of the figure. Volumes: per halving of the steps, by least squares of the logarithms.
+    All are medians, of which a set unlike the others takes nothing. Slabs: of (1 - true) / (1 - measured), with the
+    standard deviation of single test volumes around what it makes of the figure. Volumes: of the same per halving of
+    the steps.
     """
-    slabs, spread, halvings, logarithms = [], [], [], []
+    slabs, spread, halvings = [], [], []
     for row in rows:
         version = row["versions"][-1]
         measured, test = measured_of(version), np.array(version["test"])
@@ -148,16 +149,14 @@ def calibration_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         if row["shots"] == 1:
             slabs.append(ratio)
             spread.append((measured, test))
-        elif version.get("part"):
-            halvings.append(-np.log2(version["part"]))
-            logarithms.append(np.log(ratio))
+        elif (version.get("part") or 1) < 1:
+            halvings.append(np.log(ratio) / -np.log2(version["part"]))
     factor = float(np.median(slabs))
     around = [float(np.mean((test - (1 - factor * (1 - measured))) ** 2)) for measured, test in spread]
-    slope = float(np.dot(halvings, logarithms) / np.dot(halvings, halvings))
     return {
         "slabs factor": round(factor, 3),
         "slabs spread": round(float(np.sqrt(np.mean(around))), 3),
-        "volumes per_halving": round(float(np.exp(slope)), 3),
+        "volumes per_halving": round(float(np.exp(np.median(halvings))), 3),
         "trainings": len(rows),
     }
 

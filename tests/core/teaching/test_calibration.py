@@ -60,6 +60,6 @@ def test_a_short_training_that_measures_counts_as_a_larger_error_and_volumes_ali
     assert measured is not None and measured.low == measured.high == 0.8
     whole, quarter = calibrated(measured, "final", 2), calibrated(measured, "final", 2, 0.25)
     assert whole is not None and quarter is not None
-    assert whole.mean == 0.8 and quarter.mean == pytest.approx(1 - 0.2 * 0.95**2, abs=1e-3) and quarter.measured == 0.8
+    assert whole.mean == 0.8 and quarter.mean == pytest.approx(1 - 0.2 * 0.93**2, abs=1e-3) and quarter.measured == 0.8
     assert whole.low is not None and whole.high is not None
     assert whole.low == pytest.approx(0.8 - 1.2816 * 0.06, abs=1e-3) and whole.high == pytest.approx(0.8769, abs=1e-3)
