@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 SMALL = 0.5  # of the largest part's voxels: smaller parts are islands
@@ -34,32 +35,39 @@ def remove_islands(scores: torch.Tensor, rows: Mapping[str, int]) -> dict[str, i
     Returns:
         Structure -> voxels of it that were taken away; those of which something was.
     """
+    import torch
+    from scipy import ndimage
+
     removed: dict[str, int] = {}
-    for _ in range(ROUNDS):
-        decided = scores.argmax(0).cpu().numpy()
-        before = sum(removed.values())
-        for name, row in rows.items():
-            if count := _remove(scores[row], decided == row):
-                removed[name] = removed.get(name, 0) + count
-        if sum(removed.values()) == before:
+    names = dict(rows)  # those that may have islands still
+    for _ in range(ROUNDS if rows else 0):
+        decided = scores.argmax(0).to(torch.uint8).cpu().numpy()
+        boxes = ndimage.find_objects(decided.astype(np.int32), len(scores) - 1)
+        gained: set[int] = set()
+        for name, row in names.items():
+            box = boxes[row - 1]
+            if box is None or (islands := _islands(decided[box] == row)) is None:
+                continue
+            where = torch.from_numpy(islands).to(scores.device)
+            with torch.inference_mode():  # scores of a single view are inference tensors
+                part = scores[(slice(None), *box)]
+                part[row].masked_fill_(where, NEVER)
+                gained |= set(part[:, where].argmax(0).tolist())
+            removed[name] = removed.get(name, 0) + int(islands.sum())
+        names = {name: row for name, row in rows.items() if row in gained}
+        if not names:
             break
     return removed
 
 
-def _remove(score: torch.Tensor, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
-    """Let no island of a mask (X, Y, Z) win any more; how many voxels that were."""
-    import torch
+def _islands(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+    """Which voxels of a mask (X, Y, Z) are of small parts of it; None where there are none."""
     from scipy import ndimage
 
-    box = ndimage.find_objects(mask.astype(np.int8))
-    if not box:
-        return 0
-    parts, count = ndimage.label(mask[box[0]], np.ones((3, 3, 3)))
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count < 2:
-        return 0
+        return None
     sizes = np.bincount(parts.ravel())
     sizes[0] = sizes[1:].max()  # what is not of the structure is no island
-    islands = (sizes < SMALL * sizes[0])[parts]
-    with torch.inference_mode():  # scores of a single view are inference tensors
-        score[box[0]].masked_fill_(torch.from_numpy(islands).to(score.device), NEVER)
-    return int(islands.sum())
+    islands: npt.NDArray[np.bool_] = (sizes < SMALL * sizes[0])[parts]
+    return islands if islands.any() else None
