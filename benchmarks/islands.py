@@ -9,12 +9,11 @@ figure of the README tests on is seen. Both ways segment with the same trained n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 from few_shot_row import score
-from few_shot_sets import SETS, development
-from optimisers import WAYS, trained
+from few_shot_sets import development
+from optimisers import WAYS, Optimisers, trained
 from rich.console import Console
 
 from fm3d_core.inference import Predictor
@@ -23,22 +22,10 @@ from fm3d_core.volumes import read_volume
 
 
 @dataclass(frozen=True)
-class Islands:
-    """What is compared.
+class Islands(Optimisers):
+    """What is compared, by the options of optimisers.py."""
 
-    Attributes:
-        data: folder of the sets.
-        sets: which of them.
-        shots: labelled volumes.
-        seeds: of volumes and training.
-        seconds: core-seconds of training.
-    """
-
-    data: Path = Path("../shared/data")
-    sets: tuple[str, ...] = tuple(SETS)
-    shots: int = 3
     seeds: tuple[int, ...] = (0, 1)
-    seconds: float = 60
 
     def run(self) -> None:
         """Train once for each set and seed, and segment both ways."""
