@@ -207,7 +207,7 @@ def finished(
             network.parameters(),
             card.task.loss(),
             Budget(max(settings.seconds - watch.elapsed, 1.0), settings.steps, settings.clock, settings.until_plateau),
-            learning_rate=settings.learning_rate or method.learning_rate,
+            learning_rate=settings.chosen_learning_rate(),
             device=device,
             progress=progress,
             should_stop=should_stop,
@@ -321,7 +321,7 @@ def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size)
 
     Settings that were left to the method stand there as what they came to be.
     """
-    rate = settings.learning_rate or settings.chosen_method().learning_rate
+    chosen = {"optimiser": settings.chosen_optimiser(), "learning_rate": settings.chosen_learning_rate()}
     return AdapterCard(
         task=task,
         method=settings.method,
@@ -333,7 +333,7 @@ def new_card(task: Task, settings: FinetuneSettings, built: Built, window: Size)
         rank=settings.rank,
         alpha=settings.alpha,
         window=window,
-        settings=replace(settings, optimiser=settings.chosen_optimiser(), learning_rate=rate).to_dict(),
+        settings=settings.to_dict() | chosen,
         versions=library_versions(),
         created=now(),
     )

@@ -123,6 +123,10 @@ class FinetuneSettings:
             return self.optimiser
         return optimiser_of_method(self.chosen_method()) if self.learning_rate is None else "adamw"
 
+    def chosen_learning_rate(self) -> float:
+        """The learning rate that is asked for; else the method's own."""
+        return self.learning_rate or self.chosen_method().learning_rate
+
     def _require(self, condition: bool, name: str, remedy: str) -> None:
         if not condition:
             raise SettingsError(f"{name} is {getattr(self, name)}", remedy=f"Choose a value {remedy}")
