@@ -5,8 +5,8 @@ next patient too. What was taken for a part of it elsewhere becomes what it was 
 also the other kidney.
 
 On volumes that no figure is measured on (benchmarks/islands.py: three volumes, a minute, two draws; Dice and HD95,
-without and with): 13 organs in CT 0.412 and 122 mm, 0.425 and 56 mm; four organs in MR 0.766 and 41 mm, 0.773 and
-30 mm; hearts 0.530 and 58 mm, 0.557 and 30 mm; hippocampus and left atrium have none.
+without and with): 13 organs in CT 0.412 and 122 mm, 0.425 and 56 mm; four organs in MR 0.769 and 42 mm, 0.776 and
+28 mm; hearts 0.537 and 52 mm, 0.557 and 28 mm; hippocampus and left atrium have none.
 """
 
 from __future__ import annotations
